@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One TCP connection: is it ours, which end is primary, what do both directions say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from dissector.findings import Finding
+from dissector.framing import Framer
+from dissector.protocol import (
+    BACK,
+    CHECKPOINT,
+    CHECKPOINT_DIRTY_PFN_LIST,
+    CHECKPOINT_STATE,
+    DOMAIN_HEADER,
+    FORWARD,
+    GUEST_TYPE,
+    GUEST_TYPES,
+    LIBXL_HEADER,
+    OPENINGS,
+    XEN_MAJOR,
+    XEN_MINOR,
+)
+from dissector.record import Record
+from dissector.segments import Segments
+from dissector.streams import ACK_FRAME, ACK_TIME, COVERS, HOLE, OFFSET, SIZE, Run, Stream
+from dissector.syncpoints import Sync, Tracker
+
+SNIFF = 64
+"""Octets of a direction that decide whether it opens one of our streams."""
+
+SNIFFING, OURS, OTHER = "sniffing", "ours", "other"
+PLAIN, REMUS, COLO = "plain", "remus", "colo"
+
+
+@dataclass(slots=True)
+class Hole:
+    """Octets of a direction that the capture lacks; `frame` covers them with an ACK, 0: none."""
+
+    direction: str
+    offset: int
+    length: int
+    frame: int
+
+
+class Connection:
+    """One TCP connection being read.
+
+    `number` is Wireshark's tcp.stream; `role` tells whether it carries one of our streams;
+    `primary_side` which of its two sides (see `dissector.segments`) is the primary.  `kind`,
+    `xen_version` and `guest_type` are filled in as the stream tells them.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.role = SNIFFING
+        self.primary_side: int | None = None
+        self.kind = ""
+        self.xen_version = ""
+        self.guest_type = ""
+        self.prefixes = [b"", b""]
+        self.holes: list[Hole] = []
+        self.findings: list[Finding] = []
+        self.stream = Stream()
+        self._framers: list[Framer] = []
+        self._early: list[Run | None] = [None, None]
+        self._acks: list[np.ndarray] = [np.zeros((0, 3), np.int64)] * 2
+        self._unacked: list[list[Record]] = [[], []]
+        self._tracker: Tracker | None = None
+        self._waiting: list[Record] = []
+        self.syncs: list[Sync] = []
+        """Sync-points judged since the caller last took them."""
+
+    @property
+    def start_seen(self) -> bool:
+        """Whether the primary's stream was seen from its first octet."""
+        return self.primary_side is not None and self._opened[self.primary_side]
+
+    def direction(self, side: int) -> str:
+        """Direction of what this side sends."""
+        return FORWARD if side == self.primary_side else BACK
+
+    def feed(self, segments: Segments, rows: np.ndarray) -> list[Record]:
+        """The records that these segments complete."""
+        records = self._take(self.stream.feed(segments, rows))
+        for side in (0, 1):
+            if self.role != OTHER and self.stream.waits_for_start(side) \
+                    and self._opening(self._first_octets(self.stream.held(side))):
+                records += self._take(self.stream.start(side))
+        return records
+
+    def finish(self) -> list[Record]:
+        """The capture has ended: what is still open ends here."""
+        records = self._take(self.stream.finish())
+        for side in (0, 1) if self.role == OURS else ():
+            records += self._own(self._framers[side].finish(), side)
+            stale = self.stream.counts(side)[0]
+            if stale:
+                self.findings.append(Finding(
+                    "stale_segments", f"{stale} segments are far outside the stream and were "
+                    "left out", self.number, self.direction(side)))
+        self._judge(final=True)
+        return records
+
+    # --- recognising ---------------------------------------------------------------------------
+
+    @staticmethod
+    def _opening(octets: bytes) -> str:
+        """The direction that starts with these octets, "" if none does (or not yet)."""
+        return next((direction for direction, magics in OPENINGS.items()
+                     if any(octets.startswith(magic) for magic in magics)), "")
+
+    @staticmethod
+    def _may_open(octets: bytes) -> bool:
+        return any(magic.startswith(octets[:len(magic)])
+                   for magics in OPENINGS.values() for magic in magics)
+
+    @staticmethod
+    def _first_octets(run: Run) -> bytes:
+        octets, expected = b"", None
+        for i in range(len(run.rows)):
+            offset, size = int(run.rows[i, OFFSET]), int(run.rows[i, SIZE])
+            if len(octets) >= SNIFF or expected not in (None, offset):
+                break
+            more = run.octets(i, 0, SNIFF - len(octets))
+            octets, expected = octets + more, offset + size
+            if len(more) < min(size, SNIFF):
+                break
+        return octets
+
+    def _take(self, runs: tuple[Run, Run]) -> list[Record]:
+        if self.role == OTHER:
+            return []
+        if self.role == SNIFFING:
+            self._sniff(runs)
+            if self.role != OURS:
+                return []
+            early, self._early = self._early, [None, None]
+            runs = tuple(run.behind(before) for run, before in zip(runs, early, strict=True))  # type: ignore[assignment]
+        records: list[Record] = []
+        for side, run in enumerate(runs):
+            self._note_holes(run, side)
+            records += self._own(self._framers[side].feed(run), side)
+            self._acknowledge(run, side)
+        self._waiting += records
+        self._judge()
+        return records
+
+    def _sniff(self, runs: tuple[Run, Run]) -> None:
+        undecided = False
+        for side, run in enumerate(runs):
+            whole = run.behind(self._early[side])
+            if not self.prefixes[side] or self._early[side] is not None:
+                self.prefixes[side] = self._first_octets(whole)[:SNIFF]
+            prefix = self.prefixes[side]
+            direction = self._opening(prefix)
+            if direction:
+                self._recognised(side if direction == FORWARD else 1 - side)
+                return
+            undecided = undecided or not prefix or self._may_open(prefix)
+        if not undecided:
+            self.role = OTHER
+            self._early = [None, None]
+            return
+        for side, run in enumerate(runs):
+            if self._may_open(self.prefixes[side]):
+                self._early[side] = run.behind(self._early[side]).tail(0)
+
+    def _recognised(self, primary_side: int) -> None:
+        self.role, self.primary_side = OURS, primary_side
+        self._framers = [Framer(self.direction(side)) for side in (0, 1)]
+        self._opened = [self.stream.syn[side] or bool(self._opening(self.prefixes[side]))
+                        for side in (0, 1)]
+        self._tracker = Tracker(True)
+
+    # --- records -------------------------------------------------------------------------------
+
+    def _own(self, records: list[Record], side: int) -> list[Record]:
+        for record in records:
+            record.connection = self.number
+            self._learn(record)
+        self._unacked[side] += records
+        framer = self._framers[side]
+        self.findings += [replace(f, connection=self.number) for f in framer.findings]
+        framer.findings = []
+        return records
+
+    def _learn(self, record: Record) -> None:
+        structure = record.structure
+        if structure is DOMAIN_HEADER:
+            values = record.fields
+            if XEN_MINOR.name in values:
+                self.xen_version = f"{values[XEN_MAJOR.name]}.{values[XEN_MINOR.name]}"
+                self.guest_type = GUEST_TYPES.get(values[GUEST_TYPE.name], "")
+        if structure in (CHECKPOINT_STATE, CHECKPOINT_DIRTY_PFN_LIST):
+            self.kind = COLO
+        elif structure is CHECKPOINT and self.kind != COLO:
+            self.kind = REMUS
+        elif structure in (LIBXL_HEADER, DOMAIN_HEADER) and not self.kind:
+            self.kind = PLAIN
+
+    def _note_holes(self, run: Run, side: int) -> None:
+        if not len(run.rows) or not run.rows[:, HOLE].any():
+            return
+        for row in run.rows[run.rows[:, HOLE] != 0]:
+            hole = Hole(self.direction(side), int(row[OFFSET]), int(row[SIZE]), int(row[4]))
+            self.holes.append(hole)
+            proof = " (an ACK proves that they passed)" if hole.frame else ""
+            self.findings.append(Finding(
+                "hole", f"{hole.length} octets are missing{proof}", self.number, hole.direction,
+                hole.frame, hole.offset))
+
+    def _acknowledge(self, run: Run, side: int) -> None:
+        """Fill in when the records of this side were acknowledged."""
+        acks = np.concatenate((self._acks[side], run.acks)) if len(run.acks) else self._acks[side]
+        if len(run.acks) and len(self._acks[side]):
+            acks = acks[np.concatenate(([True], np.diff(np.maximum.accumulate(acks[:, COVERS])) > 0))]
+        left = []
+        for record in self._unacked[side]:
+            at = int(acks[:, COVERS].searchsorted(record.end)) if len(acks) else 0
+            if at < len(acks):
+                record.acked_frame, record.acked_ns = int(acks[at, ACK_FRAME]), int(acks[at, ACK_TIME])
+            else:
+                left.append(record)
+        self._unacked[side] = left
+        first = min(self._framers[side].earliest_end, left[0].end if left else 1 << 62)
+        self._acks[side] = acks[acks[:, COVERS] >= first] if len(acks) else acks
+
+    # --- sync-points ---------------------------------------------------------------------------
+
+    def _judge(self, final: bool = False) -> None:
+        """Judge, in order, what no record that is still to come can precede."""
+        if self._tracker is None:
+            return
+        blocked = [frame for side in (0, 1) if (frame := self.stream.waiting_from(side))]
+        until = min(blocked) if blocked and not final else 1 << 62
+        ready = [r for r in self._waiting if r.frame < until]
+        self._waiting = [r for r in self._waiting if r.frame >= until]
+        ready.sort(key=lambda r: (r.frame, r.stream_offset))
+        for record in ready:
+            if record.frame and (sync := self._tracker.feed(record)):
+                self.syncs.append(sync)
+        self.findings += self._tracker.findings
+        self._tracker.findings = []

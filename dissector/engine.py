@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The engine: from capture files to records, sync-points and findings, in one pass.
+
+    capture -> packets -> segments -> streams -> records -> sync-points
+"""
+
+from __future__ import annotations
+
+import bisect
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dissector import segments as seg
+from dissector.connection import OTHER, OURS, Connection
+from dissector.findings import Finding
+from dissector.packets import Container, Packets, Reader
+from dissector.record import Record
+from dissector.segments import LINKS, PACKET, STREAM, Streams
+from dissector.source import Source
+from dissector.syncpoints import Sync
+
+_REST_OF_RULES = (
+    (seg.CUT, "cut_headers", "{count} frames are cut off inside their headers"),
+    (seg.FRAGMENT, "ip_fragment", "{count} IP fragments were left out"),
+    (seg.TUNNELLED, "tunnelled", "{count} packets travel in a tunnel"),
+    (seg.OPAQUE, "opaque_tunnel", "{count} packets travel in an encapsulation that is not opened"),
+)
+
+
+@dataclass(slots=True)
+class File:
+    """One file of a capture: `first` is the running number of its first frame, `packets` their
+    number; `places` lists (running number, octet, container state) from which it can be read on."""
+
+    name: str
+    first: int
+    seekable: bool
+    kind: str = ""
+    packets: int = 0
+    drops: int = 0
+    places: list[tuple[int, int, Container]] = field(default_factory=list)
+
+
+class Engine:
+    """Reads captures.  Iterate over `run` for events, in the order in which they are known; look
+    at `connections`, `files` and `findings` while or after.
+
+    Memory: the state of open connections, findings and one entry for each block read; records are
+    handed out, not kept.
+    """
+
+    def __init__(self) -> None:
+        self.files: list[File] = []
+        self.findings: list[Finding] = []
+        self.connections: dict[int, Connection] = {}
+        self.streams = Streams()
+        self.first_ns = 0
+        self.last_ns = 0
+        self._next = 1
+        self._links: set[int] = set()
+
+    def run(self, names: Iterable[str | os.PathLike[str]], *,
+            on_progress: Callable[[int], None] | None = None) -> Iterator[Record | Sync]:
+        """Events of these files, which are one capture (a ring), in this order.
+
+        Raises `dissector.SourceError` if a file cannot be read at all.
+        """
+        for name in names:
+            with Source(name, on_progress=on_progress) as source:
+                file = File(source.name, self._next, source.seekable)
+                self.files.append(file)
+                reader = Reader(source, self._next)
+                for packets in reader:
+                    yield from self._packets(packets, file)
+                self._end_of_file(file, reader)
+        yield from self.finish()
+
+    def finish(self) -> Iterator[Record | Sync]:
+        """The capture has ended."""
+        for connection in self.connections.values():
+            yield from connection.finish()
+            yield from self._take(connection)
+        self._report()
+
+    def file_frame(self, frame: int) -> tuple[str, int]:
+        """(file name, frame number in that file) of a running frame number."""
+        at = bisect.bisect_right([file.first for file in self.files], frame) - 1
+        file = self.files[max(at, 0)]
+        return file.name, frame - file.first + 1
+
+    def ours(self) -> list[Connection]:
+        """The connections that carry one of our streams."""
+        return [c for c in self.connections.values() if c.role == OURS]
+
+    def _packets(self, packets: Packets, file: File) -> Iterator[Record | Sync]:
+        file.packets += len(packets)
+        self._next += len(packets)
+        if packets.container is not None and file.seekable:
+            file.places.append((packets.first, packets.start, packets.container))
+        self._links |= set(np.unique(packets.link).tolist()) - set(LINKS)
+        if not self.first_ns:
+            self.first_ns = int(packets.time[0])
+        self.last_ns = int(packets.time[-1])
+        segments = self.streams.scan(packets)
+        rows = segments.rows
+        if not len(rows):
+            return
+        order = np.argsort(rows[:, STREAM], kind="stable")
+        numbers = rows[order, STREAM]
+        bounds = np.flatnonzero(np.diff(numbers, prepend=numbers[0] - 1, append=numbers[-1] + 1))
+        events: list[Record | Sync] = []
+        for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
+            number = int(numbers[begin])
+            connection = self.connections.get(number)
+            if connection is None:
+                connection = self.connections[number] = Connection(number)
+            mine = rows if end - begin == len(rows) else rows[order[begin:end]]
+            events += connection.feed(segments, mine)
+            events += self._take(connection)
+            if connection.role == OTHER:
+                self.streams.ignored[number] = True
+        yield from events
+
+    def _take(self, connection: Connection) -> list[Sync]:
+        syncs, connection.syncs = connection.syncs, []
+        self.findings += connection.findings
+        connection.findings = []
+        return syncs
+
+    def _end_of_file(self, file: File, reader: Reader) -> None:
+        container = reader.container
+        file.kind, file.drops = container.kind, container.drops
+        if container.fault:
+            self.findings.append(Finding("damaged_file", f"{file.name}: {container.fault}"))
+        if container.drops:
+            self.findings.append(Finding(
+                "capture_drops", f"{file.name}: the capturing program dropped {container.drops} "
+                "packets"))
+
+    def _report(self) -> None:
+        """Findings that are counted over the whole capture."""
+        counters, first = self.streams.counters, self.streams.first_packet
+        for which, rule, text in _REST_OF_RULES:
+            if counters[which]:
+                self.findings.append(Finding(rule, text.format(count=counters[which]),
+                                             frame=int(first[which])))
+        if counters[seg.UNKNOWN_LINK]:
+            links = ", ".join(str(link) for link in sorted(self._links))
+            self.findings.append(Finding(
+                "unknown_link", f"{counters[seg.UNKNOWN_LINK]} frames have a link type that is not "
+                f"understood (LINKTYPE {links}); understood are "
+                + ", ".join(sorted(set(LINKS.values()))), frame=int(first[seg.UNKNOWN_LINK])))
+        if counters[seg.CLOCK_BACK]:
+            self.findings.append(Finding(
+                "clock_back", f"the clock steps back {counters[seg.CLOCK_BACK]} times, by "
+                f"{counters[seg.STEP_BACK] / 1e3:.0f} µs at most",
+                frame=int(first[seg.CLOCK_BACK])))
+
+
+__all__ = ["Engine", "File", "PACKET"]

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Reading fields of protocol structures out of octets, by the description alone."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from dissector.protocol import (
+    ALIGNMENT,
+    ARRAY,
+    BIG,
+    ENDIAN_BIT,
+    PAGES,
+    PFN_TYPE,
+    PFN_TYPES_WITHOUT_PAGE,
+    RECORD_HEADER,
+    REST,
+    STRINGS,
+    WIDTH,
+    Field,
+    Structure,
+)
+
+LITTLE_ENDIAN, BIG_ENDIAN = "little", "big"
+
+HEADER_SIZE = sum(field.width for field in RECORD_HEADER)
+_TYPE_SIZE = RECORD_HEADER[0].width
+
+_CARRIES_PAGE = np.array([kind not in PFN_TYPES_WITHOUT_PAGE for kind in range(16)])
+
+
+def record_header(octets: bytes, order: str) -> tuple[int, int]:
+    """(type, body_length) of a record header."""
+    return (int.from_bytes(octets[:_TYPE_SIZE], order),  # type: ignore[arg-type]
+            int.from_bytes(octets[_TYPE_SIZE:HEADER_SIZE], order))  # type: ignore[arg-type]
+
+
+def padded(body_length: int) -> int:
+    """Octets of a whole record on the wire: header, body and padding."""
+    return HEADER_SIZE + body_length + -body_length % ALIGNMENT
+
+
+@cache
+def start(structure: Structure) -> int:
+    """Where the fields begin: behind the record header, if there is one."""
+    return HEADER_SIZE if structure.type is not None else 0
+
+
+@cache
+def place(structure: Structure, name: str) -> tuple[int, int]:
+    """(position in the whole structure, width) of a field in front of which all widths are fixed."""
+    at = start(structure)
+    for field in structure.fields:
+        if field.name == name:
+            return at, field.width
+        if not field.width or field.type == ARRAY:
+            break
+        at += field.width
+    raise KeyError(f"{structure.full_name}.{name} has no fixed place")
+
+
+def integer(structure: Structure, name: str, octets: bytes, order: str) -> int | None:
+    """An integer field of a structure's octets; None if they do not reach that far."""
+    at, width = place(structure, name)
+    if at + width > len(octets):
+        return None
+    field = next(field for field in structure.fields if field.name == name)
+    if field.order == BIG:
+        order = BIG_ENDIAN
+    return int.from_bytes(octets[at:at + width], order)  # type: ignore[arg-type]
+
+
+def announced_order(structure: Structure, octets: bytes) -> str:
+    """The byte order that a header announces."""
+    name = structure.order_field
+    field = next(field for field in structure.fields if field.name == name)
+    if ENDIAN_BIT in field.bits:
+        value = integer(structure, name, octets, BIG_ENDIAN) or 0
+        return BIG_ENDIAN if ENDIAN_BIT.of(value) else LITTLE_ENDIAN
+    return BIG_ENDIAN if integer(structure, name, octets, BIG_ENDIAN) in field.legal \
+        else LITTLE_ENDIAN
+
+
+@cache
+def fixed_size(structure: Structure) -> int | None:
+    """Octets of the body if every field has a fixed width, else None."""
+    if any(field.width == 0 or field.type == ARRAY for field in structure.fields):
+        return None
+    return sum(field.width for field in structure.fields)
+
+
+def counts_items(structure: Structure) -> Field | None:
+    """The array of a structure whose items a field counts."""
+    return next((f for f in structure.fields if f.type == ARRAY and f.count != REST), None)
+
+
+def count_of(structure: Structure, octets: bytes, order: str, body_length: int) -> int | None:
+    """How many items the structure's array has; None without array or if that is not known."""
+    for field in structure.fields:
+        if field.type == ARRAY:
+            if field.count != REST:
+                return integer(structure, field.count, octets, order)
+            return (body_length + start(structure) - place(structure, field.name)[0]) // field.width
+    return None
+
+
+def words(structure: Structure, octets: bytes, order: str, count: int) -> np.ndarray | None:
+    """The words of a structure's array of u64, as far as `octets` reach; None without such."""
+    for field in structure.fields:
+        if field.type == ARRAY and len(field.items) == 1:
+            at, width = place(structure, field.name)
+            here = min(count, max(0, (len(octets) - at) // width))
+            kind = np.dtype(f"{'>' if order == BIG_ENDIAN else '<'}u{width}")
+            return np.frombuffer(octets, kind, here, at)
+    return None
+
+
+def pages_of(pfn_words: np.ndarray) -> int:
+    """How many of these PFNs carry a page."""
+    kinds = (pfn_words >> np.uint64(PFN_TYPE.low)).astype(np.intp)
+    return int(np.count_nonzero(_CARRIES_PAGE[kinds]))
+
+
+def expected_body(structure: Structure, octets: bytes, order: str, body_length: int,
+                  pages: int | None, page_size: int) -> bool:
+    """Whether `body_length` is possible for this structure with these octets."""
+    if body_length == 0 and structure.may_be_empty:
+        return True
+    size, exact = 0, True
+    for field in structure.fields:
+        if field.type in WIDTH:
+            size += field.width
+        elif field.type == ARRAY and field.count != REST:
+            count = integer(structure, field.count, octets, order)
+            if count is None:
+                return True
+            size += count * field.width
+            legal = next(f for f in structure.fields if f.name == field.count).legal
+            if legal and count not in legal:
+                return False
+        elif field.type == ARRAY:
+            return body_length >= size and (body_length - size) % field.width == 0
+        elif field.type == PAGES:
+            if pages is None:
+                return body_length >= size
+            size += pages * page_size
+        else:
+            exact = False
+    return body_length == size if exact else body_length >= size
+
+
+@cache
+def keeps(structure: Structure) -> str:
+    """Name of the field from which on a record's octets are not kept (contents of pages, blobs)."""
+    return next((f.name for f in structure.fields if f.type in (PAGES, "blob")), "")
+
+
+def decode(structure: Structure, octets: bytes, order: str) -> dict[str, Any]:
+    """Every field that the octets hold, by name.
+
+    Integers as int, fixed and variable texts as bytes, arrays as a list (of int, or of a dict for
+    an item with several fields), strings as a list of bytes.  Fields that the octets do not reach,
+    page contents and blobs are left out.
+    """
+    values: dict[str, Any] = {}
+    at, end = start(structure), len(octets)
+    if structure.type is not None and end >= HEADER_SIZE:
+        end = min(end, HEADER_SIZE + record_header(octets, order)[1])
+    for field in structure.fields:
+        if field.type in WIDTH:
+            if at + field.width > end:
+                break
+            values[field.name] = _integer(field, octets, at, order)
+            at += field.width
+        elif field.type == ARRAY:
+            width = field.width
+            count = (end - at) // width if field.count == REST else values.get(field.count, 0)
+            count = min(count, (end - at) // width)
+            values[field.name] = [_item(field, octets, at + i * width, order) for i in range(count)]
+            at += count * width
+        elif field.type == STRINGS:
+            values[field.name] = octets[at:end].split(b"\0")[:-1]
+            break
+        elif field.type == "text":
+            size = values.get(field.size, 0) if isinstance(field.size, str) else field.size
+            values[field.name] = octets[at:at + size]
+            at += size
+        else:
+            break
+    return values
+
+
+def _integer(field: Field, octets: bytes, at: int, order: str) -> int:
+    order = BIG_ENDIAN if field.order == BIG else order
+    return int.from_bytes(octets[at:at + field.width], order)  # type: ignore[arg-type]
+
+
+def _item(field: Field, octets: bytes, at: int, order: str) -> Any:
+    if len(field.items) == 1:
+        return _integer(field.items[0], octets, at, order)
+    values = {}
+    for item in field.items:
+        values[item.name] = _integer(item, octets, at, order)
+        at += item.width
+    return values

@@ -1,0 +1,488 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Framing: records in the octets of one direction.
+
+A sans-I/O state machine: fed with runs of ranges, in any cut, it gives records.  It hops from
+record header to record header and never touches page contents.  Which record may come when is
+`protocol.STATES`; this module only walks that table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dissector import fields
+from dissector.fields import HEADER_SIZE, padded
+from dissector.findings import Finding
+from dissector.protocol import (
+    BODY_LENGTH_MAX,
+    CHECKPOINT_DIRTY_PFN_LIST,
+    CHECKPOINT_STATE,
+    CONTROL_ID,
+    DIRTY_LIST_EXCESS,
+    DOMAIN_HEADER,
+    OPTIONAL,
+    PAGE_SHIFT,
+    RECORDS,
+    SENDER,
+    START,
+    STATES,
+    Structure,
+)
+from dissector.record import COMPLETE, GAP, KEPT_MAX, SNAPPED, TRUNCATED, Record
+from dissector.streams import FRAME, GIVEN, HOLE, OFFSET, SIZE, TIME, Run
+
+_NEVER = np.iinfo(np.int64).max
+_SYNC_SIZE = padded(fields.fixed_size(CHECKPOINT_STATE) or 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The place was lost at `stream_offset`; `frame` is the last one that was understood."""
+
+    direction: str
+    stream_offset: int
+    frame: int
+
+
+class _NeedOctets(Exception):
+    """More octets of the record's beginning decide what it is."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+
+class _LookAhead(Exception):
+    """Octets behind the record decide what it is, and have not come yet."""
+
+
+class _NoRecord(Exception):
+    """No record of the protocol stands here."""
+
+
+@dataclass(slots=True)
+class _Shape:
+    """What is known of the record in hand once its beginning has been read."""
+
+    structure: Structure | None
+    layer: str
+    type: int | None
+    body_length: int | None
+    length: int
+    keep: int
+    order: str
+    shifted: bool = False
+
+
+class Framer:
+    """Finds the records of one direction.
+
+    `feed` takes runs, `finish` ends the stream; both return records in stream order.  `findings`
+    collects what is wrong (of connection -1: the caller knows which); `lost` tells where the place
+    was lost.
+    """
+
+    def __init__(self, direction: str) -> None:
+        self.direction = direction
+        self.findings: list[Finding] = []
+        self.lost: Lost | None = None
+        self.state = STATES[START[direction]]
+        self.page_size = 0
+        self.offset = 0
+        """Stream offset at which the record in hand starts."""
+        self._started = False
+        self._head = bytearray()
+        self._head_ends = False
+        self._need = HEADER_SIZE
+        self._shape: _Shape | None = None
+        self._orders: dict[str, str] = {}
+        self._shifted_lists = False
+        self._first: tuple[int, int] = (0, 0)
+        self._touched = COMPLETE
+        self._ending = False
+        self._peek = -1
+        self._early: Run | None = None
+        self._passed: tuple[int, int] = (0, 0)
+        """Frame and time after which every octet before the run in hand has passed."""
+        self._seen = 0
+        """The same, of octets that the capture has: holes move nothing."""
+        self._gap = 0
+        """Frame at which the latest hole stopped blocking; `_NEVER` without an ACK."""
+        self._limit = 0
+
+    @property
+    def earliest_end(self) -> int:
+        """No record that is still to come ends before this stream offset."""
+        return self.offset + (self._shape.length if self._shape else 1)
+
+    def feed(self, run: Run) -> list[Record]:
+        """The records that this run completes."""
+        run = run.behind(self._early)
+        self._early = None
+        if not len(run.rows):
+            return []
+        if not self._started:
+            self._started, self.offset = True, int(run.rows[0, OFFSET])
+        self._look_at(run)
+        records: list[Record] = []
+        while self.lost is None and (record := self._step()):
+            records.append(record)
+        self._leave()
+        return records
+
+    def finish(self) -> list[Record]:
+        """The stream has ended: the last record, if one was begun."""
+        if self.lost or not self._started:
+            return []
+        self._ending = True
+        records = []
+        if self._early is not None:
+            records = self.feed(Run(self._early.rows[:0], self._early.acks, self._early.data,
+                                    self._early.kept[:0]))
+        elif record := self._step():
+            records = [record]
+        if self.lost is None and (self._head or self._shape):
+            what = "a record header"
+            if self._shape is not None:
+                record = self._record(self._shape)
+                record.status = TRUNCATED if self._touched == COMPLETE else self._touched
+                records.append(record)
+                what = f"{record.full_name}, {self._limit - self.offset} of {record.length} octets"
+            self._find("truncated", f"the stream ends inside {what}", self._first[0], self.offset)
+        return records
+
+    def _find(self, rule: str, text: str, frame: int, offset: int) -> None:
+        self.findings.append(Finding(rule, text, direction=self.direction, frame=frame,
+                                     stream_offset=offset))
+
+    # --- one record ---------------------------------------------------------------------------
+
+    def _step(self) -> Record | None:
+        """Go on with the record in hand; it, once its last octet is here."""
+        while self._shape is None:
+            if not self._collect(self._need):
+                return None
+            try:
+                self._shape = self._recognise()
+            except _NeedOctets as more:
+                self._need = more.count
+            except _LookAhead:
+                return None
+            except _NoRecord as why:
+                self._lose(str(why))
+                return None
+        shape = self._shape
+        end = self.offset + shape.length
+        if not self._collect(shape.keep) or end > self._limit:
+            return None
+        record = self._record(shape)
+        self._complete(record, end)
+        self._check(record)
+        self._advance(record)
+        return record
+
+    def _collect(self, need: int) -> bool:
+        """Have `need` octets of the record's beginning, or all of them that the capture has.
+
+        False: they have not come yet."""
+        while len(self._head) < need and not self._head_ends:
+            at = self.offset + len(self._head)
+            if at >= self._limit:
+                return False
+            row = self._row(at)
+            skip = at - int(self._starts[row])
+            octets = self._run.octets(row, skip, need - len(self._head))
+            if not len(self._head):
+                first = self._run.rows[row]
+                self._first = (0, 0) if first[HOLE] else (int(first[FRAME]), int(first[TIME]))
+            self._head += octets
+            self._head_ends = not octets
+        return True
+
+    def _recognise(self) -> _Shape:
+        """What the octets in hand are the beginning of, by the table of states."""
+        head, state = bytes(self._head), self.state
+        candidates = [s for s in state.fixed if s.magic.startswith(head[:len(s.magic)])]
+        for structure in candidates:
+            if len(head) >= len(structure.magic):
+                return self._fixed(structure, head)
+        if candidates:
+            raise self._more(min(len(s.magic) for s in candidates))
+        if not (state.layer or state.records):
+            expected = " or ".join(s.full_name for s in state.fixed) or "nothing"
+            raise _NoRecord(f"{expected} must come here and does not")
+        if len(head) < HEADER_SIZE:
+            raise self._more(HEADER_SIZE)
+        return self._framed(head)
+
+    def _more(self, count: int) -> Exception:
+        if self._head_ends:
+            return _NoRecord("the octets that would tell which record this is are not in the "
+                             "capture")
+        return _NeedOctets(count)
+
+    def _fixed(self, structure: Structure, head: bytes) -> _Shape:
+        """A header or a text."""
+        size = sum(field.width for field in structure.fields)
+        if structure.length_field:
+            at, width = fields.place(structure, structure.length_field)
+            if len(head) < at + width:
+                raise self._more(at + width)
+            order = fields.announced_order(structure, head)
+            size = at + width + (fields.integer(structure, structure.length_field, head, order) or 0)
+        else:
+            if len(head) < size and not self._head_ends:
+                raise self._more(size)
+            if structure.order_field:
+                self._orders[structure.layer] = fields.announced_order(structure, head)
+            order = self._orders.get(structure.layer, fields.LITTLE_ENDIAN)
+        return _Shape(structure, structure.layer, None, None, size, min(size, KEPT_MAX), order)
+
+    def _framed(self, head: bytes) -> _Shape:
+        """A record with a record header."""
+        state = self.state
+        order = self._orders.get(state.layer) or self._orders.setdefault(
+            state.layer, self._likely_order(head))
+        number, body_length = fields.record_header(head, order)
+        structure = next((s for s in (*state.shapes, *state.records) if s.type == number and
+                          fields.fixed_size(s) in (body_length, None)), None)
+        layer = structure.layer if structure else state.layer
+        if structure is None and layer:
+            structure = RECORDS[layer].get(number)
+        if structure is None and not (layer and number & OPTIONAL):
+            where = f"a record of {layer}" if layer else "CHECKPOINT_STATE or a dirty PFN list"
+            raise _NoRecord(f"type {number:#x}, length {body_length:#x} stand where {where} must")
+        if body_length > BODY_LENGTH_MAX:
+            raise _NoRecord(f"a {structure.name if structure else hex(number)} of {body_length} "
+                            "octets is longer than the protocol allows")
+        shape = _Shape(structure, layer, number, body_length, padded(body_length),
+                       padded(body_length), order)
+        if not state.layer and structure:
+            self._check_back(structure, head, shape)
+        contents = fields.keeps(structure) if structure else ""
+        if contents:
+            shape.keep = self._before_contents(structure, contents, head, shape)  # type: ignore[arg-type]
+        shape.keep = min(shape.keep, KEPT_MAX)
+        return shape
+
+    @staticmethod
+    def _likely_order(head: bytes) -> str:
+        """Nothing announces the back channel's byte order: record numbers are small."""
+        return min((fields.LITTLE_ENDIAN, fields.BIG_ENDIAN),
+                   key=lambda order: fields.record_header(head, order)[0])
+
+    def _before_contents(self, structure: Structure, contents: str, head: bytes,
+                         shape: _Shape) -> int:
+        """Octets of a record in front of its page contents or blob."""
+        array = fields.counts_items(structure)
+        if array is None:
+            return min(fields.place(structure, contents)[0], shape.length)
+        at, width = fields.place(structure, array.name)
+        if len(head) < min(at, shape.length) and not self._head_ends:
+            raise _NeedOctets(min(at, shape.length))
+        count = fields.integer(structure, array.count, head, shape.order) or 0
+        return min(at + count * width, shape.length)
+
+    def _check_back(self, structure: Structure, head: bytes, shape: _Shape) -> None:
+        """The back channel has no header: only a well-formed record is one."""
+        if structure is CHECKPOINT_STATE:
+            if len(head) < _SYNC_SIZE and not self._head_ends:
+                raise _NeedOctets(_SYNC_SIZE)
+            if not self._is_sync(head, shape.order):
+                raise _NoRecord("a CHECKPOINT_STATE with an unknown control_id or with padding "
+                                "that is not zero")
+        elif structure is CHECKPOINT_DIRTY_PFN_LIST:
+            if (shape.body_length or 0) % 8:
+                raise _NoRecord("a dirty PFN list whose length is no multiple of 8")
+            shape.shifted = self._is_shifted(head, shape)
+            if shape.shifted:
+                shape.length += DIRTY_LIST_EXCESS
+                shape.keep += DIRTY_LIST_EXCESS
+
+    @staticmethod
+    def _is_sync(octets: bytes, order: str) -> bool:
+        """Whether these octets can only be a CHECKPOINT_STATE; fewer than 16 may be given."""
+        size = fields.fixed_size(CHECKPOINT_STATE)
+        if fields.record_header(octets, order) != (CHECKPOINT_STATE.type, size):
+            return False
+        if len(octets) < _SYNC_SIZE:
+            return True
+        control_id = fields.integer(CHECKPOINT_STATE, CONTROL_ID.name, octets, order)
+        return control_id in CONTROL_ID.legal and not any(
+            octets[HEADER_SIZE + (size or 0):_SYNC_SIZE])
+
+    def _is_shifted(self, head: bytes, shape: _Shape) -> bool:
+        """Which of both shapes of the dirty list this is: the one that a sync-point follows."""
+        behind = HEADER_SIZE + DIRTY_LIST_EXCESS
+        if len(head) < behind and not self._head_ends and not self._ending:
+            raise _NeedOctets(behind)
+        if len(head) < behind or any(head[HEADER_SIZE:behind]):
+            return False
+        if self._shifted_lists:
+            return True
+        whole = min(shape.length, KEPT_MAX)
+        if len(head) < whole and not self._head_ends and not self._ending:
+            raise _NeedOctets(whole)
+        end = self.offset + shape.length
+        if self._ending and self._limit < end + _SYNC_SIZE:
+            left = self._limit - self.offset
+            return left == shape.length + DIRTY_LIST_EXCESS
+        octets = self._ahead(end, _SYNC_SIZE)
+        plain = len(octets) == _SYNC_SIZE and self._is_sync(octets, shape.order)
+        moved = octets[DIRTY_LIST_EXCESS:]
+        shifted = not plain and len(moved) >= HEADER_SIZE and self._is_sync(moved, shape.order)
+        if shifted:
+            self._shifted_lists = True
+            self._find("shifted_dirty_list", "the dirty PFN lists of this connection have "
+                       f"{DIRTY_LIST_EXCESS} zero octets too many in front (Xen 4.18 and later); "
+                       "the PFNs shown here are right, but the primary takes the zeros for the "
+                       "first PFN and the last PFN for a record header",
+                       self._first[0], self.offset)
+        return shifted
+
+    def _ahead(self, at: int, count: int) -> bytes:
+        """Octets beyond the record in hand, without taking them; fewer where the capture ends."""
+        if at + count > self._limit and not self._ending:
+            # The record's own last octet must stay, too: its times are not taken yet.
+            self._peek = at - 1
+            raise _LookAhead
+        octets = b""
+        while len(octets) < count and at + len(octets) < self._limit:
+            row = self._row(at + len(octets))
+            more = self._run.octets(row, at + len(octets) - int(self._starts[row]),
+                                    count - len(octets))
+            if not more:
+                break
+            octets += more
+        return octets
+
+    def _record(self, shape: _Shape) -> Record:
+        structure, order, octets = shape.structure, shape.order, bytes(self._head[:shape.keep])
+        if shape.shifted:
+            # Kept as the specification has it; `Record.shifted` and `length` tell of the rest.
+            octets = octets[:HEADER_SIZE] + octets[HEADER_SIZE + DIRTY_LIST_EXCESS:]
+        record = Record(structure, self.direction, shape.layer, shape.type, self.offset,
+                        shape.length, shape.body_length, order, octets, shifted=shape.shifted,
+                        page_size=self.page_size)
+        record.first_frame, record.first_seen_ns = self._first
+        if structure is not None and shape.body_length is not None:
+            record.count = fields.count_of(structure, octets, order, shape.body_length)
+            self._count_pages(record)
+        return record
+
+    def _count_pages(self, record: Record) -> None:
+        """From the PFN words; where the capture lacks some, from the lengths, if they fit."""
+        structure, count = record.structure, record.count
+        array = fields.counts_items(structure) if structure else None
+        if structure is None or count is None or array is None or not fields.keeps(structure):
+            return
+        pfns = fields.words(structure, record.octets, record.order, count)
+        if pfns is not None and len(pfns) == count:
+            record.pages = fields.pages_of(pfns)
+            return
+        at, width = fields.place(structure, array.name)
+        rest = HEADER_SIZE + (record.body_length or 0) - at - count * width
+        if self.page_size and rest >= 0 and rest % self.page_size == 0:
+            record.pages = rest // self.page_size
+
+    def _complete(self, record: Record, end: int) -> None:
+        """Its times and its status, now that its last octet is here."""
+        row = self._row(end - 1)
+        last = self._run.rows[row]
+        if not last[HOLE]:
+            record.last_frame, record.last_seen_ns = int(last[FRAME]), int(last[TIME])
+        record.frame, record.delivered_ns = self._delivered(row)
+        self._touch(end)
+        record.status = self._touched
+        record.after_gap = self._touched == GAP or self._blocked(row)
+
+    def _check(self, record: Record) -> None:
+        structure = record.structure
+        if structure is None:
+            self._find("optional_record", f"optional record {record.name} of {record.layer}, "
+                       f"{record.body_length} octets, is unknown and was skipped",
+                       record.frame, record.stream_offset)
+            return
+        if SENDER[self.direction] not in structure.senders:
+            self._find("wrong_direction", f"{record.full_name} is never sent by the "
+                       f"{SENDER[self.direction]}", record.frame, record.stream_offset)
+        if record.body_length is not None and not fields.expected_body(
+                structure, record.octets, record.order, record.body_length, record.pages,
+                self.page_size):
+            self._find("bad_length", f"{record.full_name} cannot have a body of "
+                       f"{record.body_length} octets with these contents",
+                       record.frame, record.stream_offset)
+
+    def _advance(self, record: Record) -> None:
+        """On to the next record."""
+        if record.structure is DOMAIN_HEADER:
+            shift = fields.integer(DOMAIN_HEADER, PAGE_SHIFT.name, record.octets, record.order)
+            self.page_size = 1 << shift if shift is not None and shift < 32 else 0
+        then = dict(self.state.then).get(record.structure, self.state.otherwise)  # type: ignore[call-overload]
+        if then:
+            self.state = STATES[then]
+        self.offset += record.length
+        self._head, self._head_ends, self._need = bytearray(), False, HEADER_SIZE
+        self._shape, self._first, self._touched, self._peek = None, (0, 0), COMPLETE, -1
+
+    def _lose(self, why: str) -> None:
+        self.lost = Lost(self.direction, self.offset, self._passed[0])
+        self._find("lost_place", why, self._first[0], self.offset)
+
+    # --- the run in hand ----------------------------------------------------------------------
+
+    def _look_at(self, run: Run) -> None:
+        rows = run.rows
+        self._run = run
+        self._starts = np.ascontiguousarray(rows[:, OFFSET])
+        self._limit = int(rows[-1, OFFSET] + rows[-1, SIZE])
+        seen = np.where(rows[:, HOLE] != 0, 0, rows[:, FRAME])
+        self._seen_upto = np.maximum(np.maximum.accumulate(seen), self._seen)
+        self._passed_upto = np.maximum(np.maximum.accumulate(rows[:, FRAME]), self._passed[0])
+        self._whole = not (rows[:, GIVEN] < rows[:, SIZE]).any()
+        self._gap_upto: np.ndarray | None = None
+        if self._gap or rows[:, HOLE].any():
+            gaps = np.where(rows[:, HOLE] == 0, 0,
+                            np.where(rows[:, FRAME] == 0, _NEVER, rows[:, FRAME]))
+            self._gap_upto = np.maximum(np.maximum.accumulate(gaps), self._gap)
+
+    def _row(self, offset: int) -> int:
+        return int(self._starts.searchsorted(offset, "right")) - 1
+
+    def _delivered(self, row: int) -> tuple[int, int]:
+        frame = int(self._passed_upto[row])
+        if frame == self._passed[0]:
+            return self._passed
+        first = int(self._passed_upto.searchsorted(frame))
+        return frame, int(self._run.rows[first, TIME])
+
+    def _blocked(self, row: int) -> bool:
+        return self._gap_upto is not None and bool(self._gap_upto[row] > self._seen_upto[row])
+
+    def _touch(self, end: int) -> None:
+        """Note what the record in hand lacks of the octets below `end` in this run."""
+        if self._whole:
+            return
+        rows = self._run.rows
+        ends = rows[:, OFFSET] + rows[:, SIZE]
+        lacks = (rows[:, GIVEN] < rows[:, SIZE]) & (ends > self.offset) \
+            & (rows[:, OFFSET] + rows[:, GIVEN] < end)
+        if (lacks & (rows[:, HOLE] != 0)).any():
+            self._touched = GAP
+        elif lacks.any() and self._touched == COMPLETE:
+            self._touched = SNAPPED
+
+    def _leave(self) -> None:
+        """Remember of the run what the next one needs."""
+        row = len(self._run.rows)
+        if 0 <= self._peek < self._limit and not self.lost:
+            row = self._row(self._peek)
+            self._early = self._run.tail(row)
+        elif self._shape is not None or self._head:
+            self._touch(self._limit)
+        if row:
+            self._passed = self._delivered(row - 1)
+            self._seen = int(self._seen_upto[row - 1])
+            if self._gap_upto is not None:
+                self._gap = int(self._gap_upto[row - 1])

@@ -1,0 +1,373 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Packets of a capture file: pcap and pcapng, as columns, block by block.
+
+Formats: draft-ietf-opsawg-pcap and draft-ietf-opsawg-pcapng.
+"""
+
+from __future__ import annotations
+
+import copy
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+from dissector.source import Source, SourceError
+
+BLOCK = 8 << 20
+"""Octets read at a time; a packet or pcapng block longer than this is skipped or refused."""
+ROWS = 1 << 16
+"""Packets handed on at a time."""
+PACKET_MAX = 1 << 20
+"""Longer "packets" are damage: Wireshark's own limit for the link types read here is 256 KiB."""
+
+_PCAP_MAGICS = {
+    b"\xd4\xc3\xb2\xa1": ("<", 1000), b"\xa1\xb2\xc3\xd4": (">", 1000),
+    b"\x4d\x3c\xb2\xa1": ("<", 1), b"\xa1\xb2\x3c\x4d": (">", 1)}
+_SHB, _IDB, _OPB, _SPB, _ISB, _EPB, _JOURNAL = 0x0A0D0D0A, 1, 2, 3, 5, 6, 9
+_SHB_MAGIC = b"\x0a\x0d\x0d\x0a"
+_ORDER_MAGIC = 0x1A2B3C4D
+
+NO_LINK = -1
+"""Link type of a frame that is no packet, or of an interface that was never described."""
+
+# columns of an interface
+_LINK, _KIND, _FACTOR, _OFFSET, _SNAPLEN = range(5)
+_MULTIPLY, _DIVIDE, _SHIFT = range(3)
+
+# why a hop kernel came back
+_MORE, _SPECIAL, _DAMAGED, _FULL = range(4)
+
+
+@dataclass(slots=True)
+class Packets:
+    """Packets of one block: `data` (uint8) and a row for each packet.
+
+    position (int64, into data), captured and wire (int64, octets), time (int64, ns since the
+    epoch), link (int64, LINKTYPE_*).  `first` is the running number of the first row over all
+    files, from 1; `start` the octet of the file from which `container` can read these packets
+    again.  The data is valid only until the next block is read.
+    """
+
+    data: np.ndarray
+    position: np.ndarray
+    captured: np.ndarray
+    wire: np.ndarray
+    time: np.ndarray
+    link: np.ndarray
+    first: int = 0
+    start: int = 0
+    container: Container | None = None
+
+    def __len__(self) -> int:
+        return len(self.position)
+
+
+@njit(cache=True, nogil=True)
+def _u32(data, p, big):  # type: ignore[no-untyped-def]
+    a, b, c, d = np.int64(data[p]), np.int64(data[p + 1]), np.int64(data[p + 2]), np.int64(data[p + 3])
+    return (a << 24 | b << 16 | c << 8 | d) if big else (d << 24 | c << 16 | b << 8 | a)
+
+
+@njit(cache=True, nogil=True)
+def _hop_pcap(data, at, end, big, scale, link, out):  # type: ignore[no-untyped-def]
+    """Rows of the packets in data[at:end]; returns (rows, next position, why)."""
+    n = 0
+    while at + 16 <= end:
+        if n == out.shape[1]:
+            return n, at, _FULL
+        captured = _u32(data, at + 8, big)
+        wire = _u32(data, at + 12, big)
+        fraction = _u32(data, at + 4, big)
+        if captured > PACKET_MAX:
+            return n, at, _DAMAGED
+        if at + 16 + captured > end:
+            break
+        out[0, n] = at + 16
+        out[1, n] = captured
+        out[2, n] = max(wire, captured)
+        out[3, n] = _u32(data, at, big) * 1_000_000_000 + fraction * scale
+        out[4, n] = link
+        n += 1
+        at += 16 + captured
+    return n, at, _MORE
+
+
+@njit(cache=True, nogil=True)
+def _hop_pcapng(data, at, end, big, interfaces, out, previous):  # type: ignore[no-untyped-def]
+    """The same for pcapng; comes back (_SPECIAL) at blocks that change what later ones mean."""
+    n = 0
+    while at + 12 <= end:
+        if n == out.shape[1]:
+            return n, at, _FULL
+        kind = _u32(data, at, big)
+        length = _u32(data, at + 4, big)
+        if kind == _SHB or kind == _IDB or kind == _ISB:
+            return n, at, _SPECIAL
+        if length < 12 or length % 4:
+            return n, at, _DAMAGED
+        if at + length > end:
+            return n, at, _SPECIAL if length > BLOCK else _MORE
+        head = 0
+        if kind == _EPB or kind == _OPB:
+            head = 28
+        elif kind == _SPB:
+            head = 12
+        if head:
+            if length < head + 4:
+                return n, at, _DAMAGED
+            if kind == _SPB:
+                interface, stamp = 0, np.int64(-1)
+                wire = _u32(data, at + 8, big)
+                captured = min(wire, length - 16)
+                if len(interfaces) and interfaces[0, _SNAPLEN]:
+                    captured = min(captured, interfaces[0, _SNAPLEN])
+            else:
+                interface = _u32(data, at + 8, big)
+                if kind == _OPB:
+                    interface = interface >> 16 if big else interface & 0xFFFF
+                stamp = _u32(data, at + 12, big) << 32 | _u32(data, at + 16, big)
+                captured = _u32(data, at + 20, big)
+                wire = _u32(data, at + 24, big)
+            if captured > length - head - 4 or captured > PACKET_MAX:
+                return n, at, _DAMAGED
+            out[4, n] = NO_LINK
+            out[3, n] = previous
+            if interface < len(interfaces):
+                out[4, n] = interfaces[interface, _LINK]
+                factor = interfaces[interface, _FACTOR]
+                if stamp >= 0:
+                    if interfaces[interface, _KIND] == _MULTIPLY:
+                        time = stamp * factor
+                    elif interfaces[interface, _KIND] == _DIVIDE:
+                        time = stamp // factor
+                    else:
+                        whole = stamp >> factor
+                        part = stamp - (whole << factor)
+                        # 2**33 parts of a second are finer than a nanosecond and still fit.
+                        spare = max(factor - 33, 0)
+                        time = whole * 1_000_000_000 + (
+                            ((part >> spare) * 1_000_000_000) >> (factor - spare))
+                    out[3, n] = time + interfaces[interface, _OFFSET]
+            previous = out[3, n]
+            out[0, n] = at + head
+            out[1, n] = captured
+            out[2, n] = max(wire, captured)
+            n += 1
+        elif kind == _JOURNAL:
+            out[0, n], out[1, n], out[2, n], out[3, n], out[4, n] = at + 8, 0, 0, previous, NO_LINK
+            n += 1
+        at += length
+    return n, at, _MORE
+
+
+class Container:
+    """Finds the packets in the octets of one file; knows nothing of where they come from.
+
+    Call `take` with a buffer; it returns packets and how far it came.  `fault` is one line if the
+    rest of the file cannot be read, `skip` how many octets beyond the buffer belong to a block
+    that nobody needs.
+    """
+
+    def __init__(self) -> None:
+        self.kind = ""
+        self.fault: str | None = None
+        self.packets = 0
+        self.skip = 0
+        self._big = False
+        self._scale = 1
+        self._link = NO_LINK
+        self._interfaces: list[list[int]] = []
+        self._table = np.zeros((0, 5), np.int64)
+        self._sections = 0
+        self._dropped: dict[tuple[int, int, int], int] = {}
+        self._previous = 0
+
+    @property
+    def drops(self) -> int:
+        """Packets that the capturing program says it lost."""
+        return sum(self._dropped.values())
+
+    def snapshot(self) -> Container:
+        """A copy that can read on from the same place in the same file."""
+        twin = copy.copy(self)
+        twin._interfaces = list(self._interfaces)
+        twin._dropped = dict(self._dropped)
+        return twin
+
+    def take(self, data: np.ndarray, at: int, end: int) -> tuple[Packets, int]:
+        """Packets of data[at:end], at most `ROWS`, and the position behind the last one."""
+        out = np.empty((5, ROWS), np.int64)
+        rows = 0
+        if not self.kind:
+            at = self._open(data, at, end)
+        while self.kind and not self.fault and rows == 0:
+            if self.kind == "pcap":
+                rows, at, why = _hop_pcap(data, at, end, self._big, self._scale, self._link, out)
+            else:
+                rows, at, why = _hop_pcapng(data, at, end, self._big, self._table, out,
+                                            self._previous)
+            if why == _DAMAGED:
+                self.fault = f"no packet stands at octet {{offset}} behind packet {self.packets + rows}"
+            if why != _SPECIAL:
+                break
+            if rows == 0:
+                moved = self._special(data, at, end)
+                if moved == at:
+                    break
+                at = moved
+        self.packets += rows
+        if rows:
+            self._previous = int(out[3, rows - 1])
+        return Packets(data, *(out[i, :rows] for i in range(5))), at
+
+    def _open(self, data: np.ndarray, at: int, end: int) -> int:
+        if end - at < 24:
+            return at
+        head = data[at:at + 24].tobytes()
+        if head[:4] == _SHB_MAGIC:
+            self.kind = "pcapng"
+            return at
+        if head[:4] not in _PCAP_MAGICS:
+            self.fault = describe(head)
+            return at
+        order, self._scale = _PCAP_MAGICS[head[:4]]
+        self.kind, self._big = "pcap", order == ">"
+        self._link = struct.unpack_from(order + "I", head, 20)[0] & 0xFFFF
+        return at + 24
+
+    def _special(self, data: np.ndarray, at: int, end: int) -> int:
+        """Read one block that is no packet; the position behind it, `at` if it is not all here."""
+        head = data[at:at + 12].tobytes()
+        if head[:4] == _SHB_MAGIC:
+            if struct.unpack_from("<I", head, 8)[0] == _ORDER_MAGIC:
+                self._big = False
+            elif struct.unpack_from(">I", head, 8)[0] == _ORDER_MAGIC:
+                self._big = True
+            else:
+                self.fault = "the section at octet {offset} has no byte-order magic"
+                return at
+            self._interfaces = []
+            self._sections += 1
+            self._table = np.zeros((0, 5), np.int64)
+        order = ">" if self._big else "<"
+        kind, length = struct.unpack_from(order + "II", head)
+        if length < 12 or length % 4:
+            self.fault = "the pcapng block at octet {offset} has an impossible length"
+            return at
+        if length > BLOCK:
+            if kind in (_EPB, _SPB, _OPB):
+                self.fault = "the packet block at octet {offset} has an impossible length"
+                return at
+            self.skip = max(0, length - (end - at))
+            return min(at + length, end)
+        if at + length > end:
+            return at
+        body = data[at + 8:at + length - 4].tobytes()
+        if kind == _IDB and len(body) >= 8:
+            self._interfaces.append(self._interface(order, body))
+            self._table = np.array(self._interfaces, np.int64)
+        elif kind == _ISB and len(body) >= 12:
+            interface = struct.unpack_from(order + "I", body)[0]
+            for code, value in self._options(order, body[12:]):
+                # isb_ifdrop and isb_osdrop count since the start of the capture.
+                if code in (5, 7) and len(value) == 8:
+                    key = (self._sections, interface, code)
+                    self._dropped[key] = struct.unpack(order + "Q", value)[0]
+        return at + length
+
+    @staticmethod
+    def _options(order: str, octets: bytes) -> Iterator[tuple[int, bytes]]:
+        at = 0
+        while at + 4 <= len(octets):
+            code, length = struct.unpack_from(order + "HH", octets, at)
+            if code == 0:
+                return
+            yield code, octets[at + 4:at + 4 + length]
+            at += 4 + length + (-length) % 4
+
+    def _interface(self, order: str, body: bytes) -> list[int]:
+        link, _, snaplen = struct.unpack_from(order + "HHI", body)
+        kind, factor, offset = _MULTIPLY, 1000, 0
+        for code, value in self._options(order, body[8:]):
+            if code == 9 and len(value) == 1:
+                exponent = value[0] & 0x7F
+                if value[0] & 0x80:
+                    kind, factor = _SHIFT, min(exponent, 63)
+                elif exponent <= 9:
+                    kind, factor = _MULTIPLY, 10 ** (9 - exponent)
+                else:
+                    kind, factor = _DIVIDE, 10 ** min(exponent - 9, 18)
+            elif code == 14 and len(value) == 8:
+                offset = struct.unpack(order + "q", value)[0]
+        return [link, kind, factor, offset * 1_000_000_000, snaplen]
+
+
+def describe(head: bytes) -> str:
+    """One line on a file that is no capture, from its first octets."""
+    known = {b"LibxlFmt": "a libxl stream (a save file), not a capture",
+             b"Xen save": "an xl save file, not a capture",
+             b"\x37\x7f\x06\x82": "an old zstd file", b"BZh": "bzip2: decompress it first",
+             b"\xfd7zXZ": "xz: decompress it first", b"PK\x03\x04": "a zip archive",
+             b"\x04\x22\x4d\x18": "lz4: decompress it first", b"\x34\xcd\xb2\xa1": "a modified pcap "
+             "(Kuznetzov); convert it with editcap"}
+    for magic, text in known.items():
+        if head.startswith(magic):
+            return f"not a capture: it looks like {text}"
+    if head.strip(b"\0") == b"":
+        return "not a capture: it starts with zeros"
+    return "not a capture: neither pcap nor pcapng (plain, gzip or zstd)"
+
+
+class Reader:
+    """Packets of one source, in blocks of columns, with memory that does not depend on its size."""
+
+    def __init__(self, source: Source, first: int = 1, container: Container | None = None,
+                 position: int = 0) -> None:
+        self.source = source
+        self.container = container or Container()
+        self.position = position
+        """Octet of the (decompressed) file at which the block in hand starts."""
+        self._next = first
+
+    def __iter__(self) -> Iterator[Packets]:
+        buffer = np.empty(2 * BLOCK, np.uint8)
+        view = memoryview(buffer.data)
+        container, have, at = self.container, 0, 0
+        while n := self.source.readinto(view[have:min(have + BLOCK, len(view))]):
+            have += n
+            if container.skip:
+                gone = min(container.skip, have)
+                container.skip -= gone
+                at = gone
+            while True:
+                before = container.snapshot()
+                packets, after = container.take(buffer, at, have)
+                start, moved, at = self.position + at, after != at, after
+                if len(packets):
+                    packets.first, packets.start, packets.container = self._next, start, before
+                    self._next += len(packets)
+                    yield packets
+                if not moved or container.fault:
+                    break
+            self.position += at
+            buffer[:have - at] = buffer[at:have].copy()
+            have, at = have - at, 0
+            if container.fault:
+                break
+        self._finish(bytes(buffer[:min(have, 24)]), have)
+
+    def _finish(self, head: bytes, left: int) -> None:
+        container, name = self.container, self.source.name
+        if not container.kind:
+            why = self.source.fault or container.fault or (
+                describe(head) if head else "the file is empty")
+            raise SourceError(f"{name}: {why}")
+        if container.fault:
+            container.fault = container.fault.format(offset=self.position)
+        elif self.source.fault:
+            container.fault = self.source.fault
+        elif left:
+            container.fault = f"the file ends inside a packet ({left} octets of it are there)"

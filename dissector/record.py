@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Records: what the framing finds in a stream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from dissector.fields import LITTLE_ENDIAN, decode, integer, keeps
+from dissector.protocol import CHECKPOINT_STATE, CONTROL_ID, PAGE_DATA, Structure
+
+COMPLETE, GAP, SNAPPED, TRUNCATED, PENDING = "complete", "gap", "snapped", "truncated", "pending"
+"""Statuses: all octets there; some missing from the capture; some cut by the snap length; the
+stream or the file ended inside; not ended yet (live)."""
+
+KEPT_MAX = 64 << 10
+"""Octets of a record that are kept; page contents and blobs never are."""
+
+
+@dataclass(slots=True, eq=False)
+class Record:
+    """One record, header or text of a stream.
+
+    Frames count from 1 over all files of the capture, 0: none; times are ns since the epoch, 0:
+    none.  `length` is octets on the wire with header and padding, `body_length` what the header
+    says, `type` the record number (both None for headers and texts).
+
+    `first_frame` shows its first octet first, `last_frame` its last; at `frame` (`delivered_ns`)
+    every octet of the stream up to its end has passed; `acked_ns` is when the first ACK that
+    covers its end passed, filled in when that ACK is seen.  `after_gap`: that octets are missing
+    for ever is part of when it was delivered.
+
+    `octets` is its beginning, up to contents of pages and blobs or `KEPT_MAX`; `count` the items
+    of its array, `pages` the pages that it carries, `page_size` octets of each.
+    """
+
+    structure: Structure | None
+    direction: str
+    layer: str
+    type: int | None
+    stream_offset: int
+    length: int
+    body_length: int | None
+    order: str = LITTLE_ENDIAN
+    octets: bytes = b""
+    first_frame: int = 0
+    last_frame: int = 0
+    frame: int = 0
+    first_seen_ns: int = 0
+    last_seen_ns: int = 0
+    delivered_ns: int = 0
+    acked_frame: int = 0
+    acked_ns: int = 0
+    after_gap: bool = False
+    status: str = COMPLETE
+    count: int | None = None
+    pages: int | None = None
+    page_size: int = 0
+    shifted: bool = False
+    """A CHECKPOINT_DIRTY_PFN_LIST as Xen 4.18 writes it (`protocol.DIRTY_LIST_EXCESS`)."""
+    connection: int = -1
+
+    @property
+    def name(self) -> str:
+        """Name of the structure; a number for optional records that nobody knows."""
+        return self.structure.name if self.structure else f"{self.type:#010x}"
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.layer}.{self.name}"
+
+    @property
+    def end(self) -> int:
+        """Stream offset of the octet behind it."""
+        return self.stream_offset + self.length
+
+    @property
+    def control_id(self) -> int | None:
+        """Which sync-point it is; None for everything else."""
+        if self.structure is not CHECKPOINT_STATE:
+            return None
+        return integer(CHECKPOINT_STATE, CONTROL_ID.name, self.octets, self.order)
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Its fields by name, as far as the kept octets reach (see `dissector.fields.decode`)."""
+        return decode(self.structure, self.octets, self.order) if self.structure else {}
+
+    @property
+    def octets_missing(self) -> bool:
+        """Whether `octets` is less than the whole record; `Capture.read_octets` gives the rest."""
+        return len(self.octets) < self.length
+
+    def __repr__(self) -> str:
+        what = f"{self.full_name} at {self.direction}:{self.stream_offset}, {self.length} octets"
+        if self.control_id is not None and self.structure:
+            what += f", {CONTROL_ID.enum.get(self.control_id, self.control_id)}"
+        if self.structure is PAGE_DATA:
+            what += f", {self.count} PFNs, {self.pages} pages"
+        return f"<Record {what}, {self.status}>"
+
+    @property
+    def has_contents(self) -> bool:
+        """Whether it carries page contents or a blob, which are never kept."""
+        return bool(self.structure and keeps(self.structure))

@@ -1,0 +1,339 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""TCP segments of a block of packets, as columns: one compiled pass over the packet headers."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+from dissector.packets import Packets
+
+LINKS = {0: "BSD loopback", 1: "Ethernet", 12: "raw IP", 14: "raw IP", 101: "raw IP",
+         108: "OpenBSD loopback", 113: "Linux cooked", 228: "raw IPv4", 229: "raw IPv6",
+         276: "Linux cooked v2"}
+"""Link types that are understood (LINKTYPE_* of the pcap and pcapng registry)."""
+
+_NULL, _ETHERNET, _LOOP, _SLL, _SLL2 = 0, 1, 108, 113, 276
+_RAW = (12, 14, 101, 228, 229)
+
+# why a packet has no segment here, and what else is counted
+(NOT_IP, NOT_TCP, FRAGMENT, CUT, UNKNOWN_LINK, TUNNELLED, OPAQUE, CLOCK_BACK, STEP_BACK
+ ) = range(9)
+COUNTERS = 9
+
+# columns of a segment
+(STREAM, SIDE, SEQUENCE, ACKNOWLEDGEMENT, FLAGS, POSITION, LENGTH, CAPTURED, PACKET) = range(9)
+COLUMNS = 9
+
+FIN, SYN, RST, ACK = 1, 2, 4, 16
+_VXLAN_PORT = 4789
+_NO_STREAM = -1
+
+
+@dataclass(slots=True)
+class Segments:
+    """TCP segments of one block, in capture order: an int64 matrix with a row for each.
+
+    Columns (constants of this module): STREAM as Wireshark's tcp.stream; SIDE 0 or 1, the end that
+    sent it (ends are sorted by address and port); SEQUENCE, ACKNOWLEDGEMENT, FLAGS as on the wire;
+    POSITION of the payload in the block, its LENGTH on the wire and the octets CAPTURED; PACKET,
+    the row in `packets`.  Streams that were found uninteresting are left out.
+    """
+
+    packets: Packets
+    rows: np.ndarray
+
+
+class Streams:
+    """What the scan remembers between blocks: endpoints and their numbers.
+
+    The numbers are Wireshark's: a new one for each new pair of endpoints, and for a SYN whose
+    sequence number is not the one that the pair's stream started with (port reuse).
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.counters = np.zeros(COUNTERS, np.int64)
+        self.first_packet = np.zeros(COUNTERS, np.int64)
+        self._slots = np.full(1 << 12, _NO_STREAM, np.int32)
+        self._keys = np.zeros((1 << 11, 5), np.uint64)
+        # per stream and side: sequence number before the first octet, -1 unknown
+        self._base = np.full((1 << 11, 2), -1, np.int64)
+        self.ignored = np.zeros(1 << 11, np.bool_)
+        """Streams that need no rows any more."""
+        self.frames = np.zeros((1 << 11, 2), np.int64)
+        self.octets = np.zeros((1 << 11, 2), np.int64)
+        self._last_time = np.zeros(1, np.int64)
+
+    def endpoint(self, stream: int, side: int) -> str:
+        """ "address:port" of one end."""
+        key = [int(word) for word in self._keys[stream]]
+        high, low = key[2 * side], key[2 * side + 1]
+        port = key[4] >> (16 * (1 - side)) & 0xFFFF
+        if key[4] >> 32 & 1:
+            return f"[{ipaddress.IPv6Address(high << 64 | low)}]:{port}"
+        return f"{ipaddress.IPv4Address(low)}:{port}"
+
+    def scan(self, packets: Packets) -> Segments:
+        """The segments in `packets`."""
+        rows = np.empty((len(packets), COLUMNS), np.int64)
+        table = np.stack((packets.position, packets.captured, packets.wire, packets.time,
+                          packets.link))
+        done, filled = 0, 0
+        while done < len(packets):
+            done, filled, self.count = _scan(
+                packets.data, table, done, rows, filled, self.count, self._slots, self._keys,
+                self._base, self.ignored, self.frames, self.octets, self.counters,
+                self.first_packet, packets.first, self._last_time)
+            if done < len(packets):
+                self._grow()
+        return Segments(packets, rows[:filled])
+
+    def _grow(self) -> None:
+        self._keys = np.concatenate((self._keys, np.zeros_like(self._keys)))
+        self._base = np.concatenate((self._base, np.full_like(self._base, -1)))
+        self.ignored = np.concatenate((self.ignored, np.zeros_like(self.ignored)))
+        self.frames = np.concatenate((self.frames, np.zeros_like(self.frames)))
+        self.octets = np.concatenate((self.octets, np.zeros_like(self.octets)))
+        self._slots = np.full(2 * len(self._keys), _NO_STREAM, np.int32)
+        _fill_slots(self._slots, self._keys, self.count)
+
+
+@njit(cache=True, nogil=True)
+def _slot(slots, keys, a, b, c, d, e):  # type: ignore[no-untyped-def]
+    """Where the stream with this key is, or would be, in `slots` (open addressing)."""
+    h = a * np.uint64(0x9E3779B97F4A7C15) ^ b * np.uint64(0xC2B2AE3D27D4EB4F)
+    h ^= c * np.uint64(0x165667B19E3779F9) ^ d * np.uint64(0xD6E8FEB86659FD93) ^ e
+    h *= np.uint64(0xFF51AFD7ED558CCD)
+    mask = np.uint64(len(slots) - 1)
+    i = (h >> np.uint64(32)) & mask
+    while slots[i] >= 0:
+        k = keys[slots[i]]
+        if k[0] == a and k[1] == b and k[2] == c and k[3] == d and k[4] == e:
+            break
+        i = (i + np.uint64(1)) & mask
+    return i
+
+
+@njit(cache=True, nogil=True)
+def _fill_slots(slots, keys, count):  # type: ignore[no-untyped-def]
+    # In order, so that of streams with one key (port reuse) the latest is found.
+    for stream in range(count):
+        k = keys[stream]
+        slots[_slot(slots, keys, k[0], k[1], k[2], k[3], k[4])] = stream
+
+
+@njit(cache=True, nogil=True)
+def _be(data, p, n):  # type: ignore[no-untyped-def]
+    value = np.uint64(0)
+    for i in range(n):
+        value = value << np.uint64(8) | np.uint64(data[p + i])
+    return value
+
+
+@njit(cache=True, nogil=True)
+def _be16(data, p):  # type: ignore[no-untyped-def]
+    return np.int64(data[p]) << 8 | np.int64(data[p + 1])
+
+
+@njit(cache=True, nogil=True)
+def _network(data, link, p, end):  # type: ignore[no-untyped-def]
+    """(ethertype, position of the network header) of a frame; ethertype -1: cut off, -2: unknown."""
+    kind = np.int64(-2)
+    if link == _ETHERNET:
+        if p + 14 > end:
+            return np.int64(-1), p
+        kind, p = _be16(data, p + 12), p + 14
+    elif link == _SLL:
+        if p + 16 > end:
+            return np.int64(-1), p
+        kind, p = _be16(data, p + 14), p + 16
+    elif link == _SLL2:
+        if p + 20 > end:
+            return np.int64(-1), p
+        kind, p = _be16(data, p), p + 20
+    elif link == _NULL or link == _LOOP or link in _RAW:
+        if link == _NULL or link == _LOOP:
+            p += 4
+        if p >= end:
+            return np.int64(-1), p
+        # The family in front of a loopback packet differs between systems; the packet tells itself.
+        kind = np.int64(0x0800) if data[p] >> 4 == 4 else np.int64(0x86DD) if data[p] >> 4 == 6 \
+            else np.int64(0)
+    while kind == 0x8100 or kind == 0x88A8 or kind == 0x9100:
+        if p + 4 > end:
+            return np.int64(-1), p
+        kind, p = _be16(data, p + 2), p + 4
+    return kind, p
+
+
+@njit(cache=True, nogil=True)
+def _transport(data, kind, p, end, wire_end):  # type: ignore[no-untyped-def]
+    """(protocol, position, end on the wire) of what an IP packet carries; -1: cut off, -2: a
+    fragment, -3: not IP."""
+    if kind == 0x0800:
+        if p + 20 > end:
+            return np.int64(-1), p, wire_end
+        total = _be16(data, p + 2)
+        # 0: segmentation offload, the stack did not know the length; the frame does.
+        if total:
+            wire_end = min(wire_end, p + total)
+        if _be16(data, p + 6) & 0x3FFF:
+            return np.int64(-2), p, wire_end
+        return np.int64(data[p + 9]), p + (data[p] & 15) * 4, wire_end
+    if kind != 0x86DD:
+        return np.int64(-3), p, wire_end
+    if p + 40 > end:
+        return np.int64(-1), p, wire_end
+    total, protocol = _be16(data, p + 4), np.int64(data[p + 6])
+    if total:
+        wire_end = min(wire_end, p + 40 + total)
+    p += 40
+    # hop-by-hop, routing, fragment, authentication, destination options
+    while protocol == 0 or protocol == 43 or protocol == 44 or protocol == 51 or protocol == 60:
+        if p + 8 > end:
+            return np.int64(-1), p, wire_end
+        if protocol == 44 and _be16(data, p + 2) & 0xFFF9:
+            return np.int64(-2), p, wire_end
+        size = 8 if protocol == 44 else (data[p + 1] + 2) * 4 if protocol == 51 \
+            else (data[p + 1] + 1) * 8
+        protocol, p = np.int64(data[p]), p + size
+    return protocol, p, wire_end
+
+
+@njit(cache=True, nogil=True)
+def _inner(data, protocol, p, end):  # type: ignore[no-untyped-def]
+    """What a tunnel carries: (1 and the link type or ethertype and position of the inner packet; 0:
+    no tunnel; -1: one that cannot be opened here)."""
+    none = np.int64(-1)
+    if protocol == 4:
+        return 1, none, np.int64(0x0800), p
+    if protocol == 41:
+        return 1, none, np.int64(0x86DD), p
+    if protocol == 50:  # ESP
+        return -1, none, none, p
+    if protocol == 17 and p + 16 <= end:
+        port = _be16(data, p + 2)
+        if port == _VXLAN_PORT:
+            return 1, np.int64(_ETHERNET), none, p + 16
+        if port == 6081 or port == 2152:  # Geneve, GTP
+            return -1, none, none, p
+    if protocol == 47 and p + 4 <= end:  # GRE: checksum, key and sequence number are optional
+        flags, kind = data[p], _be16(data, p + 2)
+        p += 4 + (4 if flags & 0x80 else 0) + (4 if flags & 0x20 else 0) + (4 if flags & 0x10 else 0)
+        if kind == 0x6558:
+            return 1, np.int64(_ETHERNET), none, p
+        if kind == 0x0800 or kind == 0x86DD:
+            return 1, none, kind, p
+        return -1, none, none, p
+    return 0, none, none, p
+
+
+@njit(cache=True, nogil=True)
+def _count(counters, first, which, packet):  # type: ignore[no-untyped-def]
+    if counters[which] == 0:
+        first[which] = packet
+    counters[which] += 1
+
+
+@njit(cache=True, nogil=True)
+def _find_tcp(data, link, p, end, wire_end):  # type: ignore[no-untyped-def]
+    """Look for TCP in a frame: (why not, or -1; depth of tunnels; ethertype; positions of the IP
+    and of the TCP header; end on the wire)."""
+    kind, p = _network(data, link, p, end)
+    depth = 0
+    while True:
+        if kind == -2:
+            return UNKNOWN_LINK, depth, kind, p, p, wire_end
+        if kind == -1:
+            return CUT, depth, kind, p, p, wire_end
+        ip = p
+        protocol, p, wire_end = _transport(data, kind, p, end, wire_end)
+        if protocol == 6:
+            return CUT if p + 20 > end else -1, depth, kind, ip, p, wire_end
+        if protocol == -1:
+            return CUT, depth, kind, ip, p, wire_end
+        if protocol == -2:
+            return FRAGMENT, depth, kind, ip, p, wire_end
+        if protocol == -3:
+            hides = kind == 0x8847 or kind == 0x8864  # MPLS, PPPoE
+            return OPAQUE if hides else NOT_IP, depth, kind, ip, p, wire_end
+        tunnel, link, kind, p = _inner(data, protocol, p, end)
+        if tunnel <= 0 or depth == 4:
+            return OPAQUE if tunnel else NOT_TCP, depth, kind, ip, p, wire_end
+        depth += 1
+        if link >= 0:
+            kind, p = _network(data, link, p, end)
+
+
+@njit(cache=True, nogil=True)
+def _scan(data, table, done, rows, filled, streams, slots, keys, base, ignored,  # type: ignore[no-untyped-def]
+          frames, octets, counters, first, first_packet, last_time):
+    """Fill `rows` from packet `done` on; stops early when the stream tables are full."""
+    for i in range(done, table.shape[1]):
+        if streams == len(keys):
+            return i, filled, streams
+        captured, wire, time = table[1, i], table[2, i], table[3, i]
+        if time < last_time[0]:
+            _count(counters, first, CLOCK_BACK, first_packet + i)
+            counters[STEP_BACK] = max(counters[STEP_BACK], last_time[0] - time)
+        last_time[0] = time
+        end, wire_end = table[0, i] + captured, table[0, i] + wire
+        why, depth, kind, ip, p, wire_end = _find_tcp(data, table[4, i], table[0, i], end, wire_end)
+        if depth:
+            _count(counters, first, TUNNELLED, first_packet + i)
+        if why >= 0:
+            _count(counters, first, why, first_packet + i)
+            continue
+        if kind == 0x0800:
+            family, source_high, target_high = np.uint64(0), np.uint64(0), np.uint64(0)
+            source_low, target_low = _be(data, ip + 12, 4), _be(data, ip + 16, 4)
+        else:
+            family = np.uint64(1 << 32)
+            source_high, source_low = _be(data, ip + 8, 8), _be(data, ip + 16, 8)
+            target_high, target_low = _be(data, ip + 24, 8), _be(data, ip + 32, 8)
+        source_port, target_port = _be(data, p, 2), _be(data, p + 2, 2)
+        lower = source_high < target_high or (source_high == target_high and (
+            source_low < target_low or (source_low == target_low and source_port <= target_port)))
+        side = 0 if lower else 1
+        if not lower:
+            source_high, target_high = target_high, source_high
+            source_low, target_low = target_low, source_low
+            source_port, target_port = target_port, source_port
+        ports = family | source_port << np.uint64(16) | target_port
+        slot = _slot(slots, keys, source_high, source_low, target_high, target_low, ports)
+        sequence = np.int64(_be(data, p + 4, 4))
+        acknowledgement = np.int64(_be(data, p + 8, 4))
+        flags = np.int64(data[p + 13])
+        stream = np.int64(slots[slot])
+        reused = stream >= 0 and flags & (SYN | ACK) == SYN and base[stream, side] >= 0 \
+            and base[stream, side] != sequence
+        if stream < 0 or reused:
+            stream = np.int64(streams)
+            streams += 1
+            slots[slot] = stream
+            key = keys[stream]
+            key[0], key[1], key[2], key[3], key[4] = (source_high, source_low, target_high,
+                                                      target_low, ports)
+        if base[stream, side] < 0:
+            base[stream, side] = sequence if flags & SYN else (sequence - 1) & 0xFFFFFFFF
+        if base[stream, 1 - side] < 0 and flags & ACK:
+            base[stream, 1 - side] = (acknowledgement - 1) & 0xFFFFFFFF
+        header = (np.int64(data[p + 12]) >> 4) * 4
+        length = max(wire_end - p - header, 0)
+        if header < 20 or flags & RST:
+            length = np.int64(0)  # a RST's text is not data of the stream (RFC 9293, 3.5.3)
+        frames[stream, side] += 1
+        octets[stream, side] += length
+        if ignored[stream]:
+            continue
+        row = rows[filled]
+        row[STREAM], row[SIDE], row[SEQUENCE], row[ACKNOWLEDGEMENT] = (stream, side, sequence,
+                                                                      acknowledgement)
+        row[FLAGS], row[POSITION], row[LENGTH], row[PACKET] = flags, p + header, length, i
+        row[CAPTURED] = min(max(end - p - header, 0), length)
+        filled += 1
+    return table.shape[1], filled, streams

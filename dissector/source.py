@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Sources of octets: files and pipes, plain or compressed.  The only room that does input."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+GZIP_MAGIC = b"\x1f\x8b"
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+
+STDIN = "-"
+
+
+class SourceError(Exception):
+    """A source that cannot be read at all; the message says what, where and what to do."""
+
+
+class _Peeked(io.RawIOBase):
+    """A pipe whose first octets have been looked at already."""
+
+    def __init__(self, raw: io.RawIOBase, head: bytes) -> None:
+        self._raw, self._head = raw, head
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def, override]
+        if self._head:
+            n = min(len(buffer), len(self._head))
+            buffer[:n] = self._head[:n]
+            self._head = self._head[n:]
+            return n
+        return self._raw.readinto(buffer) or 0
+
+
+class Source:
+    """Octets of one file or pipe, decompressed.
+
+    `name` is what the user called it; `seekable` tells whether the same octets can be read again;
+    `fault` holds one line if the octets end early because the compressed data is damaged.
+    """
+
+    def __init__(self, name: str | os.PathLike[str], *,
+                 on_progress: Callable[[int], None] | None = None) -> None:
+        self.name = os.fspath(name)
+        self.fault: str | None = None
+        self.compression = ""
+        self._on_progress = on_progress
+        self._reported = 0
+        try:
+            if self.name == STDIN:
+                self._raw: io.RawIOBase = os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)
+            else:
+                self._raw = open(self.name, "rb", buffering=0)  # noqa: SIM115
+        except IsADirectoryError:
+            raise SourceError(f"{self.name}: is a directory; name the capture files in it") from None
+        except OSError as error:
+            raise SourceError(f"{self.name}: {error.strerror or error}") from None
+        self.seekable = self._raw.seekable() and self.name != STDIN
+        self.size = os.fstat(self._raw.fileno()).st_size if self.seekable else 0
+        head = b""
+        while len(head) < len(ZSTD_MAGIC) and (more := self._raw.read(len(ZSTD_MAGIC) - len(head))):
+            head += more
+        if self.seekable:
+            self._raw.seek(0)
+            octets: io.RawIOBase = self._raw
+        else:
+            octets = _Peeked(self._raw, head)
+        self._octets: io.RawIOBase | io.BufferedIOBase = octets
+        if head.startswith(GZIP_MAGIC):
+            self.compression = "gzip"
+            self._octets = gzip.GzipFile(fileobj=octets)  # type: ignore[arg-type]
+        elif head.startswith(ZSTD_MAGIC):
+            import zstandard
+
+            self.compression = "zstd"
+            self._octets = zstandard.ZstdDecompressor(max_window_size=1 << 31).stream_reader(
+                octets, read_across_frames=True)  # type: ignore[assignment, arg-type]
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill a part of `buffer`; the number of octets, 0 at the end."""
+        try:
+            n = self._octets.readinto(buffer) or 0
+        except (EOFError, OSError, ValueError) as error:
+            self.fault = f"{self.compression or 'input'} data ends or is damaged here ({error})"
+            return 0
+        except Exception as error:
+            # zstandard's own exception class is not imported for plain files.
+            if type(error).__name__ != "ZstdError":
+                raise
+            self.fault = f"zstd data is damaged here ({error})"
+            return 0
+        if self._on_progress and self.seekable:
+            here = self._raw.tell()
+            self._on_progress(here - self._reported)
+            self._reported = here
+        return n
+
+    def skip_to(self, position: int) -> None:
+        """Move on to the octet at `position` (of the decompressed octets)."""
+        if not self.compression:
+            self._raw.seek(position)
+            return
+        scrap = memoryview(bytearray(1 << 20))
+        while position > 0 and (n := self.readinto(scrap[:min(position, len(scrap))])):
+            position -= n
+
+    def close(self) -> None:
+        """Release the file."""
+        self._octets.close()
+        self._raw.close()
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def total_size(names: list[str]) -> int | None:
+    """Octets on disk of all `names`, None if one of them is not a plain file."""
+    try:
+        return sum(Path(name).stat().st_size for name in names) if STDIN not in names else None
+    except OSError:
+        return None

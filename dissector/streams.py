@@ -1,0 +1,374 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""TCP streams: both directions of a connection put in order, gaps explicit.
+
+Sans-I/O: fed with segments, gives runs of contiguous ranges.  What the capture lacks for ever is a
+range of its own (a hole).  Times stay with the octets: a range carries the first frame that showed
+it, so duplicates and retransmissions move nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+from dissector.segments import (
+    ACK,
+    ACKNOWLEDGEMENT,
+    CAPTURED,
+    COLUMNS,
+    FIN,
+    FLAGS,
+    LENGTH,
+    PACKET,
+    POSITION,
+    RST,
+    SEQUENCE,
+    SIDE,
+    SYN,
+    Segments,
+)
+
+GRACE = 1_000_000_000
+"""ns for which a hole that an ACK covers may still be filled: captures on several queues show an
+ACK before its data, and a lost original may yet be retransmitted."""
+PATIENCE = 8 * GRACE
+"""The same for a hole that no ACK covers (captures of one direction)."""
+HELD_OCTETS = 8 << 20
+"""Octets that may wait behind a hole; more, and the hole is given up.  Bounds memory."""
+HELD_ROWS = 1 << 15
+START_OCTETS = 64 << 10
+"""Without a SYN the first octets may have come out of order: so many are looked at before the
+lowest is taken for the start."""
+
+# columns of a range
+(OFFSET, SIZE, GIVEN, PLACE, FRAME, TIME, HOLE) = range(7)
+RANGE_COLUMNS = 7
+# columns of an acknowledgement
+(COVERS, ACK_FRAME, ACK_TIME) = range(3)
+
+# state of one direction
+(_ORIGIN, _NEXT, _HIGH, _STATE, _HELD, _HELD_OCTETS, _ACKED, _ACKS, _OUT, _END, _STALE,
+ _REPEATED) = range(12)
+_UNKNOWN, _WAITING, _RUNNING = range(3)
+
+_NO_ROWS = np.zeros((0, COLUMNS), np.int64)
+_NO_TIMES = np.zeros(0, np.int64)
+_NO_OCTETS = np.zeros(0, np.uint8)
+_NO_ACKS = np.zeros((0, 3), np.int64)
+
+
+@dataclass(slots=True)
+class Run:
+    """Contiguous ranges of one direction, in stream order.
+
+    `rows` (int64): OFFSET in the stream, SIZE on the wire, octets GIVEN (fewer than SIZE: cut by
+    the snap length), PLACE of the octets (an index into `data`, or ~index into `kept`), FRAME and
+    TIME that first showed them (of a hole: the first ACK that covers it, 0 without one), HOLE.
+    `acks` (int64): what the peer acknowledged: COVERS every octet below, ACK_FRAME, ACK_TIME.
+    """
+
+    rows: np.ndarray
+    acks: np.ndarray
+    data: np.ndarray
+    kept: np.ndarray
+
+    def octets(self, row: int, skip: int, count: int) -> bytes:
+        """`count` octets of a range from its octet `skip` on; fewer if the capture has fewer."""
+        count = min(count, int(self.rows[row, GIVEN]) - skip)
+        if count <= 0:
+            return b""
+        place = int(self.rows[row, PLACE])
+        source, place = (self.data, place) if place >= 0 else (self.kept, ~place)
+        return source[place + skip:place + skip + count].tobytes()
+
+    def tail(self, row: int) -> Run:
+        """The ranges from `row` on, with octets of their own that outlive the block."""
+        rows = self.rows[row:].copy()
+        octets = [self.octets(row + i, 0, int(size)) for i, size in enumerate(rows[:, GIVEN])]
+        ends = np.cumsum(rows[:, GIVEN])
+        rows[:, PLACE] = ~(ends - rows[:, GIVEN])
+        return Run(rows, _NO_ACKS, _NO_OCTETS, np.frombuffer(b"".join(octets), np.uint8))
+
+    def behind(self, early: Run | None) -> Run:
+        """This run with the ranges of an earlier `tail` in front."""
+        if early is None or not len(early.rows):
+            return self
+        rows = early.rows.copy()
+        rows[:, PLACE] -= len(self.kept)
+        return Run(np.concatenate((rows, self.rows)), self.acks, self.data,
+                   np.concatenate((self.kept, early.kept)))
+
+
+class Stream:
+    """One TCP connection being put in order."""
+
+    def __init__(self) -> None:
+        self._state = np.zeros((2, 12), np.int64)
+        self._state[:, _END] = -1
+        self._held = np.zeros((2, 0, RANGE_COLUMNS), np.int64)
+        self._acks = np.zeros((2, 0, 3), np.int64)
+        self._kept = [np.zeros(0, np.uint8), np.zeros(0, np.uint8)]
+        self.syn = [False, False]
+        self.reset = False
+
+    def feed(self, segments: Segments, rows: np.ndarray) -> tuple[Run, Run]:
+        """Take these rows of the segments, in capture order; a run (maybe empty) for each side."""
+        packets = segments.packets
+        return self._advance(rows, packets.time, packets.first, packets.data, False)
+
+    def finish(self) -> tuple[Run, Run]:
+        """Nothing more will come: give up every hole."""
+        return self._advance(_NO_ROWS, _NO_TIMES, 0, _NO_OCTETS, True)
+
+    def start(self, side: int) -> tuple[Run, Run]:
+        """The octets held at the start of a stream without SYN are its start: wait no longer."""
+        if self._state[side, _STATE] == _WAITING:
+            self._state[side, _NEXT] = self._held[side, 0, OFFSET]
+            self._state[side, _STATE] = _RUNNING
+        return self._advance(_NO_ROWS, _NO_TIMES, 0, _NO_OCTETS, False)
+
+    def waits_for_start(self, side: int) -> bool:
+        """Whether octets are held because the stream's start is not known yet."""
+        return bool(self._state[side, _STATE] == _WAITING)
+
+    def waiting_from(self, side: int) -> int:
+        """Running number of the earliest frame whose octets wait behind a hole; 0: none waits."""
+        count = self._state[side, _HELD]
+        return int(self._held[side, :count, FRAME].min()) if count else 0
+
+    def known_end(self, side: int) -> bool:
+        """Whether every octet up to the FIN has been handed on."""
+        return bool(0 <= self._state[side, _END] <= self._state[side, _NEXT])
+
+    def held(self, side: int) -> Run:
+        """What waits behind a hole, or for the start to be known."""
+        count = int(self._state[side, _HELD])
+        return Run(self._held[side, :count], self._acks[side, :0], _NO_OCTETS, self._kept[side])
+
+    def counts(self, side: int) -> tuple[int, int]:
+        """(segments that fit nowhere near the stream, repeated octets)."""
+        return int(self._state[side, _STALE]), int(self._state[side, _REPEATED])
+
+    def _advance(self, rows: np.ndarray, times: np.ndarray, first: int, data: np.ndarray,
+                 final: bool) -> tuple[Run, Run]:
+        # A segment fills gaps between held ranges, and leaves at most one gap more than it found.
+        room = 2 * int(self._state[:, _HELD].max()) + 3 * len(rows) + 8
+        held = np.empty((2, room, RANGE_COLUMNS), np.int64)
+        held[:, :self._held.shape[1]] = self._held
+        ack_room = int(self._state[:, _ACKS].max()) + len(rows) + 1
+        acks = np.empty((2, ack_room, 3), np.int64)
+        acks[:, :self._acks.shape[1]] = self._acks
+        out = np.empty((2, 2 * room, RANGE_COLUMNS), np.int64)
+        flags = int(np.bitwise_or.reduce(rows[:, FLAGS])) if len(rows) else 0
+        if flags & SYN:
+            for side in (0, 1):
+                mine = rows[:, SIDE] == side
+                self.syn[side] |= bool((rows[mine, FLAGS] & SYN).any())
+        self.reset |= bool(flags & RST)
+        _assemble(rows, times, first, self._state, held, acks, out, final)
+        runs = tuple(Run(out[side, :self._state[side, _OUT]],
+                         acks[side, :self._state[side, _ACKS]].copy(), data, self._kept[side])
+                     for side in (0, 1))
+        self._retain(held, acks, data)
+        return runs  # type: ignore[return-value]
+
+    def _retain(self, held: np.ndarray, acks: np.ndarray, data: np.ndarray) -> None:
+        """Copy what must outlive the block: held octets, and ACKs that holes may need."""
+        count = int(self._state[:, _HELD].max())
+        self._held = held[:, :count].copy()
+        for side in (0, 1):
+            state, kept = self._state[side], self._kept[side]
+            pieces, place = [], 0
+            for row in self._held[side, :state[_HELD]]:
+                source, start = (data, row[PLACE]) if row[PLACE] >= 0 else (kept, ~row[PLACE])
+                pieces.append(source[start:start + row[GIVEN]])
+                row[PLACE] = ~place
+                place += int(row[GIVEN])
+            self._kept[side] = np.concatenate(pieces) if pieces else np.zeros(0, np.uint8)
+            useful = acks[side, :state[_ACKS]]
+            useful = useful[useful[:, COVERS] > state[_NEXT]]
+            acks[side, :len(useful)] = useful
+            state[_ACKS] = len(useful)
+        self._acks = acks[:, :int(self._state[:, _ACKS].max())].copy()
+
+
+@njit(cache=True, nogil=True)
+def _assemble(rows, times, first, state, held, acks, out, final):  # type: ignore[no-untyped-def]
+    """Run the segments of one connection through both directions' states, in capture order."""
+    for s in range(2):
+        state[s, _OUT] = 0
+        _drain(state[s], held[s], out[s])
+    for i in range(len(rows)):
+        row = rows[i]
+        side = row[SIDE]
+        frame, time = first + row[PACKET], times[row[PACKET]]
+        sequence, length, captured, flags = (row[SEQUENCE], row[LENGTH], row[CAPTURED], row[FLAGS])
+        mine, theirs = state[side], state[1 - side]
+        if flags & SYN:
+            sequence = (sequence + 1) & 0xFFFFFFFF
+            if mine[_STATE] != _RUNNING:
+                _set_origin(mine, held[side], sequence)
+        elif length and mine[_STATE] == _UNKNOWN:
+            mine[_ORIGIN], mine[_STATE] = sequence, _WAITING
+        if flags & ACK and theirs[_STATE] != _UNKNOWN:
+            covers = _unwrap(theirs, row[ACKNOWLEDGEMENT])
+            if theirs[_ACKED] < covers < theirs[_HIGH] + (1 << 30):
+                n = theirs[_ACKS]
+                acks[1 - side, n, COVERS] = covers
+                acks[1 - side, n, ACK_FRAME], acks[1 - side, n, ACK_TIME] = frame, time
+                theirs[_ACKS], theirs[_ACKED] = n + 1, covers
+        if length:
+            offset = _unwrap(mine, sequence)
+            if abs(offset - mine[_HIGH]) >= 1 << 30:
+                mine[_STALE] += 1
+            elif mine[_STATE] == _RUNNING and mine[_HELD] == 0 and offset == mine[_NEXT]:
+                _emit(mine, out[side], offset, length, captured, row[POSITION], frame, time, 0)
+                mine[_HIGH] = max(mine[_HIGH], offset + length)
+            else:
+                _hold(mine, held[side], offset, length, captured, row[POSITION], frame, time)
+                _drain(mine, held[side], out[side])
+        if flags & FIN and mine[_STATE] != _UNKNOWN:
+            mine[_END] = _unwrap(mine, sequence) + length
+        for s in range(2):
+            if state[s, _HELD]:
+                _give_up(state[s], held[s], acks[s], out[s], time, False)
+    if final:
+        for s in range(2):
+            _give_up(state[s], held[s], acks[s], out[s], 0, True)
+            # What was acknowledged and never seen at all is a hole at the end.
+            end = state[s, _ACKED]
+            if 0 <= state[s, _END] < end:
+                end = state[s, _END]
+            if state[s, _STATE] == _RUNNING and end > state[s, _NEXT]:
+                _emit_hole(state[s], acks[s], out[s], end)
+
+
+@njit(cache=True, nogil=True)
+def _unwrap(mine, number):  # type: ignore[no-untyped-def]
+    """Stream offset of a sequence number: the one nearest to the highest octet seen."""
+    distance = (number - mine[_ORIGIN] - mine[_HIGH]) & 0xFFFFFFFF
+    if distance >= 1 << 31:
+        distance -= 1 << 32
+    return mine[_HIGH] + distance
+
+
+@njit(cache=True, nogil=True)
+def _set_origin(mine, held, sequence):  # type: ignore[no-untyped-def]
+    """The SYN was seen: offset 0 is the octet behind it, also for octets that came before it."""
+    shift = (mine[_ORIGIN] - sequence) & 0xFFFFFFFF
+    if shift >= 1 << 31:
+        shift -= 1 << 32
+    if mine[_STATE] == _WAITING:
+        for i in range(mine[_HELD]):
+            held[i, OFFSET] += shift
+        mine[_HIGH] += shift
+    mine[_ORIGIN], mine[_NEXT], mine[_STATE] = sequence, 0, _RUNNING
+
+
+@njit(cache=True, nogil=True)
+def _emit(mine, out, offset, size, given, place, frame, time, hole):  # type: ignore[no-untyped-def]
+    row = out[mine[_OUT]]
+    row[OFFSET], row[SIZE], row[GIVEN], row[PLACE] = offset, size, given, place
+    row[FRAME], row[TIME], row[HOLE] = frame, time, hole
+    mine[_OUT] += 1
+    mine[_NEXT] = offset + size
+
+
+@njit(cache=True, nogil=True)
+def _hold(mine, held, offset, length, captured, position, frame, time):  # type: ignore[no-untyped-def]
+    """Put the octets that are new among those that wait; the first to show an octet wins."""
+    at, end = offset, offset + length
+    if mine[_STATE] == _RUNNING and at < mine[_NEXT]:
+        mine[_REPEATED] += min(end, mine[_NEXT]) - at
+        at = mine[_NEXT]
+    i = mine[_HELD]
+    while i > 0 and held[i - 1, OFFSET] + held[i - 1, SIZE] > at:
+        i -= 1
+    while at < end:
+        n = mine[_HELD]
+        if i < n and held[i, OFFSET] <= at:
+            upto = min(end, held[i, OFFSET] + held[i, SIZE])
+            mine[_REPEATED] += upto - at
+            at = upto
+            i += 1
+            continue
+        size = (min(end, held[i, OFFSET]) if i < n else end) - at
+        for j in range(n, i, -1):
+            held[j] = held[j - 1]
+        skip = at - offset
+        row = held[i]
+        row[OFFSET], row[SIZE], row[PLACE] = at, size, position + skip
+        row[GIVEN] = min(max(captured - skip, 0), size)
+        row[FRAME], row[TIME], row[HOLE] = frame, time, 0
+        mine[_HELD] = n + 1
+        mine[_HELD_OCTETS] += size
+        at += size
+        i += 1
+    mine[_HIGH] = max(mine[_HIGH], end)
+
+
+@njit(cache=True, nogil=True)
+def _drain(mine, held, out):  # type: ignore[no-untyped-def]
+    """Hand on what waits no longer."""
+    n, i = mine[_HELD], 0
+    if mine[_STATE] != _RUNNING:
+        return
+    while i < n and held[i, OFFSET] == mine[_NEXT]:
+        row = held[i]
+        _emit(mine, out, row[OFFSET], row[SIZE], row[GIVEN], row[PLACE], row[FRAME], row[TIME], 0)
+        mine[_HELD_OCTETS] -= row[SIZE]
+        i += 1
+    if i:
+        for j in range(i, n):
+            held[j - i] = held[j]
+        mine[_HELD] = n - i
+
+
+@njit(cache=True, nogil=True)
+def _emit_hole(mine, acks, out, end):  # type: ignore[no-untyped-def]
+    """A hole up to `end`, with the first ACK that covers it."""
+    low, high = 0, mine[_ACKS]
+    while low < high:
+        middle = (low + high) // 2
+        if acks[middle, COVERS] >= end:
+            high = middle
+        else:
+            low = middle + 1
+    frame, time = (acks[low, ACK_FRAME], acks[low, ACK_TIME]) if low < mine[_ACKS] else (0, 0)
+    _emit(mine, out, mine[_NEXT], end - mine[_NEXT], 0, 0, frame, time, 1)
+
+
+@njit(cache=True, nogil=True)
+def _covering(mine, acks, end):  # type: ignore[no-untyped-def]
+    """Time of the first ACK that covers everything below `end`, -1 without one."""
+    if mine[_ACKED] < end:
+        return -1
+    low, high = 0, mine[_ACKS]
+    while low < high:
+        middle = (low + high) // 2
+        if acks[middle, COVERS] >= end:
+            high = middle
+        else:
+            low = middle + 1
+    return acks[low, ACK_TIME] if low < mine[_ACKS] else -1
+
+
+@njit(cache=True, nogil=True)
+def _give_up(mine, held, acks, out, now, final):  # type: ignore[no-untyped-def]
+    """Declare holes lost that have waited long enough, and hand on what waited behind them."""
+    while mine[_HELD]:
+        full = mine[_HELD_OCTETS] > HELD_OCTETS or mine[_HELD] > HELD_ROWS
+        if mine[_STATE] == _WAITING:
+            if not (final or full or mine[_HELD_OCTETS] > START_OCTETS
+                    or now - held[0, TIME] > GRACE):
+                return
+            mine[_NEXT], mine[_STATE] = held[0, OFFSET], _RUNNING
+        else:
+            covered = _covering(mine, acks, held[0, OFFSET])
+            waited = now - covered > GRACE if covered >= 0 else now - held[0, TIME] > PATIENCE
+            if not (final or full or waited):
+                return
+            _emit_hole(mine, acks, out, held[0, OFFSET])
+        _drain(mine, held, out)
