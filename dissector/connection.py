@@ -78,6 +78,11 @@ class Connection:
         """Whether the primary's stream was seen from its first octet."""
         return self.primary_side is not None and self._opened[self.primary_side]
 
+    def lost(self, direction: str) -> int | None:
+        """Frame behind which this direction could not be read; None: it was read to its end."""
+        return next((f.lost.frame for f in self._framers if f.lost and f.direction == direction),
+                    None)
+
     def direction(self, side: int) -> str:
         """Direction of what this side sends."""
         return FORWARD if side == self.primary_side else BACK

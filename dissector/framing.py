@@ -24,6 +24,7 @@ from dissector.protocol import (
     DOMAIN_HEADER,
     OPTIONAL,
     PAGE_SHIFT,
+    PFN,
     RECORDS,
     SENDER,
     START,
@@ -101,7 +102,7 @@ class Framer:
         self._first: tuple[int, int] = (0, 0)
         self._touched = COMPLETE
         self._ending = False
-        self._peek = -1
+        self._peek: int | None = None
         self._early: Run | None = None
         self._passed: tuple[int, int] = (0, 0)
         """Frame and time after which every octet before the run in hand has passed."""
@@ -380,6 +381,8 @@ class Framer:
         pfns = fields.words(structure, record.octets, record.order, count)
         if pfns is not None and len(pfns) == count:
             record.pages = fields.pages_of(pfns)
+            if count:
+                record.pfn_range = PFN.of(int(pfns[0])), PFN.of(int(pfns[-1]))
             return
         at, width = fields.place(structure, array.name)
         rest = HEADER_SIZE + (record.body_length or 0) - at - count * width
@@ -424,7 +427,7 @@ class Framer:
             self.state = STATES[then]
         self.offset += record.length
         self._head, self._head_ends, self._need = bytearray(), False, HEADER_SIZE
-        self._shape, self._first, self._touched, self._peek = None, (0, 0), COMPLETE, -1
+        self._shape, self._first, self._touched, self._peek = None, (0, 0), COMPLETE, None
 
     def _lose(self, why: str) -> None:
         self.lost = Lost(self.direction, self.offset, self._passed[0])
@@ -476,7 +479,8 @@ class Framer:
     def _leave(self) -> None:
         """Remember of the run what the next one needs."""
         row = len(self._run.rows)
-        if 0 <= self._peek < self._limit and not self.lost:
+        if self._peek is not None and self._peek < self._limit and not self.lost:
+            self._touch(self._peek)
             row = self._row(self._peek)
             self._early = self._run.tail(row)
         elif self._shape is not None or self._head:

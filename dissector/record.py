@@ -55,6 +55,8 @@ class Record:
     status: str = COMPLETE
     count: int | None = None
     pages: int | None = None
+    pfn_range: tuple[int, int] | None = None
+    """First and last PFN of a PAGE_DATA, in the order on the wire."""
     page_size: int = 0
     shifted: bool = False
     """A CHECKPOINT_DIRTY_PFN_LIST as Xen 4.18 writes it (`protocol.DIRTY_LIST_EXCESS`)."""

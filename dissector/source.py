@@ -10,13 +10,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from dissector.errors import CannotDo
+
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 STDIN = "-"
 
 
-class SourceError(Exception):
+class SourceError(CannotDo):
     """A source that cannot be read at all; the message says what, where and what to do."""
 
 

@@ -147,6 +147,10 @@ class Stream:
         count = int(self._state[side, _HELD])
         return Run(self._held[side, :count], self._acks[side, :0], _NO_OCTETS, self._kept[side])
 
+    def passed(self, side: int) -> int:
+        """Stream offset up to which everything has been handed on."""
+        return int(self._state[side, _NEXT])
+
     def counts(self, side: int) -> tuple[int, int]:
         """(segments that fit nowhere near the stream, repeated octets)."""
         return int(self._state[side, _STALE]), int(self._state[side, _REPEATED])

@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""analysis: from records and sync-points to tables, latencies and checkpoints.
+
+    import analysis
+    capture = analysis.read("colo.pcap.zst")
+    capture.latency()
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from analysis.capture import Capture, read
+
+__all__ = ["Capture", "read"]
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy: `coloscope --help` must not wait for pandas and Numba.
+    if name in __all__:
+        from analysis import capture
+
+        return getattr(capture, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Checkpoints of COLO, epochs of Remus, the one row of a plain migration: times, phases, volumes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.pairs import CLOSES, OPENS, TRANSITIONS, WHOLES
+from analysis.tables import STATUSES, frame_of
+from dissector.connection import COLO, PLAIN, REMUS, Connection
+from dissector.engine import Engine
+from dissector.findings import Finding
+from dissector.protocol import (
+    BACK,
+    CHECKPOINT,
+    CHECKPOINT_DIRTY_PFN_LIST,
+    CHECKPOINT_END,
+    DIRECTIONS,
+    FORWARD,
+    GO_MESSAGE,
+    LIBXL_END,
+    PAGE_DATA,
+    PHASES,
+    REPORT,
+    STRUCTURES,
+    XEN_COLO,
+    Boundary,
+    Structure,
+)
+from dissector.record import GAP, TRUNCATED
+from dissector.syncpoints import OK, UNKNOWN_ORDER
+
+ABSOLUTE, RELATIVE = "absolute", "relative"
+
+_TIMES = {point.short_name: f"{point.short_name.lower()}_ns" for point in XEN_COLO.sync_points}
+
+
+def pair_column(name: str, to: str) -> str:
+    """Column with the latency of a pair, in ms."""
+    return f"{name.lower()}_to_{to.lower()}_ms"
+
+
+PAIR_COLUMNS = [pair_column(*pair) for pair in (*TRANSITIONS, *WHOLES)]
+PHASE_COLUMNS = [f"{phase}_ms" for phase in PHASES]
+
+_INTEGERS = ("frame", "begin_ns", "end_ns", *_TIMES.values())
+_VOLUMES = ("forward_octets", "records", "pages", "dirty_pfns")
+_MIGRATION = ("total_ms", "downtime_min_ms", "downtime_max_ms")
+
+COLUMNS = {
+    "connection": "int64", "number": "Int64", "numbering": "object", "kind": "object",
+    "complete": "bool", **dict.fromkeys(_INTEGERS, "Int64"),
+    **dict.fromkeys((*PAIR_COLUMNS, *PHASE_COLUMNS), "float64"), "merged": "object",
+    **dict.fromkeys(_VOLUMES, "Int64"), **dict.fromkeys(_MIGRATION, "float64")}
+
+_TRANSFER = [boundary for boundary in XEN_COLO.boundaries
+             if boundary.structure in (PAGE_DATA, CHECKPOINT, CHECKPOINT_END)]
+"""The phases that an epoch of Remus shares with COLO's checkpoints."""
+
+_NUMBER_OF = {id(structure): i for i, structure in enumerate(STRUCTURES)}
+_FORWARD, _BACK = DIRECTIONS.index(FORWARD), DIRECTIONS.index(BACK)
+_GAP, _TRUNCATED = STATUSES.index(GAP), STATUSES.index(TRUNCATED)
+_OPENS_ID = XEN_COLO.named(OPENS).control_id
+
+
+@dataclass(slots=True)
+class _Span:
+    """The records of one checkpoint, by direction, and whether each direction was seen whole."""
+
+    number: int | None
+    forward: np.ndarray
+    back: np.ndarray
+    whole: dict[str, bool]
+
+    def of(self, direction: str) -> np.ndarray:
+        return self.forward if direction == FORWARD else self.back
+
+
+def _are(rows: np.ndarray, structure: Structure) -> np.ndarray:
+    return rows[rows["structure"] == _NUMBER_OF[id(structure)]]
+
+
+def checkpoints(engine: Engine, rows: np.ndarray, syncs: pd.DataFrame,
+                pairs: pd.DataFrame) -> tuple[pd.DataFrame, list[Finding]]:
+    """One row for each checkpoint, Remus epoch or plain migration, and what is wrong with them.
+
+    Columns (`COLUMNS`): connection; number (Int64, <NA>: what precedes the first NEW of a capture
+    that starts late); numbering (absolute: 0 is the initial transfer; relative); kind; complete
+    (bool); frame, begin_ns, end_ns (Int64); for COLO the delivered time of each sync-point and the
+    latency of each pair in ms; phases in ms (float64, NaN: not known), merged (the phases whose
+    boundary does not exist in the stream); forward_octets, records, pages, dirty_pfns (Int64); for
+    a plain migration total_ms and bounds of the downtime.
+    """
+    out: list[dict[str, Any]] = []
+    found: list[Finding] = []
+    usable = syncs[syncs["status"].isin([OK, UNKNOWN_ORDER])]
+    for connection in engine.ours():
+        mine = rows[rows["connection"] == connection.number]
+        if connection.kind == COLO:
+            out += _colo(connection, mine, usable, pairs, found)
+        elif connection.kind == REMUS:
+            out += _remus(connection, mine)
+        elif connection.kind == PLAIN:
+            out += _plain(connection, mine)
+    return frame_of(out, COLUMNS), found
+
+
+# --- COLO -----------------------------------------------------------------------------------------
+
+
+def _colo(connection: Connection, rows: np.ndarray, syncs: pd.DataFrame, pairs: pd.DataFrame,
+          found: list[Finding]) -> list[dict[str, Any]]:
+    syncs = syncs[syncs["connection"] == connection.number]
+    pairs = pairs[(pairs["connection"] == connection.number) & (pairs["reason"] == "")]
+    latencies = {(row["checkpoint"], row["from"], row["to"]): row["latency_ns"] / 1e6
+                 for row in pairs.to_dict("records") if pd.notna(row["checkpoint"])}
+    times: dict[Any, dict[str, int]] = {}
+    for row in syncs.to_dict("records"):
+        number = None if pd.isna(row["checkpoint"]) else int(row["checkpoint"])
+        times.setdefault(number, {}).setdefault(row["name"], int(row["delivered_ns"]))
+    numbering = ABSOLUTE if connection.start_seen else RELATIVE
+    spans = _spans(connection, rows)
+    out = []
+    for i, span in enumerate(spans):
+        own = times.get(span.number, {})
+        following = spans[i + 1].number if i + 1 < len(spans) else None
+        bounds = _boundaries(span, own, times.get(following, {}).get(OPENS))
+        phases, merged, backwards = _phases(bounds, span)
+        if backwards:
+            found.append(Finding(
+                "phases_out_of_order", f"checkpoint {span.number}: {', '.join(backwards)} ended "
+                "before it began", connection.number, frame=int(span.forward["frame"][0])))
+        out.append({
+            **_volume(connection, span, numbering), "complete": _is_complete(span, own, phases),
+            **{_TIMES[name]: time for name, time in own.items()},
+            **{pair_column(a, b): latencies.get((span.number, a, b))
+               for a, b in (*TRANSITIONS, *WHOLES)},
+            **phases, "merged": " ".join(merged)})
+    return out
+
+
+def _spans(connection: Connection, rows: np.ndarray) -> list[_Span]:
+    """Everything up to the next NEW, in either direction, belongs to a checkpoint."""
+    forward, back = rows[rows["direction"] == _FORWARD], rows[rows["direction"] == _BACK]
+    forward = forward[np.argsort(forward["stream_offset"], kind="stable")]
+    back = back[np.argsort(back["stream_offset"], kind="stable")]
+    opens = np.flatnonzero((forward["control_id"] == _OPENS_ID) & (forward["frame"] > 0))
+    frames = forward["frame"][opens]
+    back_cut = np.searchsorted(np.maximum.accumulate(np.where(
+        back["frame"] == 0, np.iinfo(np.int64).max, back["frame"])), frames)
+    cuts = [0, *opens.tolist(), len(forward)]
+    back_cuts = [0, *back_cut.tolist(), len(back)]
+    start = connection.start_seen
+    spans = []
+    for i in range(len(cuts) - 1):
+        number = i if start or i else None
+        span = _Span(number, forward[cuts[i]:cuts[i + 1]], back[back_cuts[i]:back_cuts[i + 1]], {})
+        if number is None and not len(span.forward) and not len(span.back):
+            continue
+        until = frames[i] if i < len(frames) else None
+        for direction in DIRECTIONS:
+            lost = connection.lost(direction)
+            damaged = lost is not None and (until is None or lost <= until)
+            span.whole[direction] = not damaged and not (
+                span.of(direction)["status"] == _GAP).any()
+        spans.append(span)
+    return spans
+
+
+def _boundaries(span: _Span, own: dict[str, int], next_opens: int | None) -> list[int | None]:
+    """Time of the beginning and of each boundary, None where there is none."""
+    bounds: list[int | None] = [own.get(OPENS)]
+    names = {point.control_id: point.short_name for point in XEN_COLO.sync_points}
+    for boundary in XEN_COLO.boundaries:
+        if boundary.pick == "next":
+            bounds.append(next_opens)
+        elif boundary.control_id is not None:
+            bounds.append(own.get(names[boundary.control_id]))
+        else:
+            bounds.append(_boundary(span, boundary))
+    return bounds
+
+
+def _boundary(span: _Span, boundary: Boundary) -> int | None:
+    rows = span.of(boundary.direction)
+    if boundary.structure is not None:
+        rows = _are(rows, boundary.structure)
+    else:
+        rows = rows[rows["control_id"] < 0]
+    times = rows["delivered_ns" if boundary.edge == "delivered" else "first_seen_ns"]
+    rows = rows[times > 0]
+    if not len(rows):
+        return None
+    return int(times[times > 0][0 if boundary.pick == "first" else -1])
+
+
+def _phases(bounds: list[int | None], span: _Span) -> tuple[dict[str, float | None], list[str],
+                                                            list[str]]:
+    """Phases in ms, those merged into the next, those that ended before they began."""
+    phases: dict[str, float | None] = {}
+    merged, backwards = [], []
+    at = bounds[0]
+    for i, boundary in enumerate(XEN_COLO.boundaries, 1):
+        time, length = bounds[i], None
+        if time is None and at is not None and span.whole[boundary.direction] \
+                and any(later is not None for later in bounds[i + 1:]):
+            # The stream has no such boundary: the phase takes no time of its own.
+            merged.append(boundary.phase)
+            time = at
+        if time is not None and at is not None:
+            length = (time - at) / 1e6
+            if time < at:
+                backwards.append(boundary.phase)
+        phases[f"{boundary.phase}_ms"] = length
+        at = time
+    return phases, merged, backwards
+
+
+def _is_complete(span: _Span, own: dict[str, int], phases: dict[str, float | None]) -> bool:
+    if CLOSES not in own or not all(span.whole.values()):
+        return False
+    if span.number == 0:
+        return len(_are(span.forward, CHECKPOINT_END)) > 0
+    *steps, _ = PHASE_COLUMNS
+    return all(phases[step] is not None for step in steps)
+
+
+def _volume(connection: Connection, span: _Span, numbering: str) -> dict[str, Any]:
+    """What a span of records carried, and when."""
+    forward, back = span.forward, span.back
+    both = np.concatenate((forward, back))
+    frames, times = both["frame"][both["frame"] > 0], both["first_seen_ns"]
+    ends = both["delivered_ns"]
+    lists = _are(back, CHECKPOINT_DIRTY_PFN_LIST)["count"]
+    return {
+        "connection": connection.number, "number": span.number, "numbering": numbering,
+        "kind": connection.kind,
+        "frame": int(forward["frame"][0] if len(forward) and forward["frame"][0]
+                     else frames.min() if len(frames) else 0) or None,
+        "begin_ns": int(times[times > 0].min()) if (times > 0).any() else None,
+        "end_ns": int(ends.max()) if (ends > 0).any() else None,
+        "forward_octets": int(forward["length"][forward["status"] != _TRUNCATED].sum()),
+        "records": len(both), "pages": int(forward["pages"][forward["pages"] > 0].sum()),
+        "dirty_pfns": int(lists.sum()) if len(lists) else None}
+
+
+# --- Remus ----------------------------------------------------------------------------------------
+
+
+def _remus(connection: Connection, rows: np.ndarray) -> list[dict[str, Any]]:
+    """One row for each libxc CHECKPOINT; its epoch goes on to libxl's CHECKPOINT_END."""
+    forward, back = rows[rows["direction"] == _FORWARD], rows[rows["direction"] == _BACK]
+    forward = forward[np.argsort(forward["stream_offset"], kind="stable")]
+    kinds = forward["structure"]
+    ends = np.flatnonzero(kinds == _NUMBER_OF[id(CHECKPOINT_END)]) + 1
+    cuts = [0, *ends.tolist()]
+    if len(_are(forward[cuts[-1]:], CHECKPOINT)):
+        cuts.append(len(forward))
+    lost = connection.lost(FORWARD)
+    out = []
+    for number, (begin, end) in enumerate(zip(cuts, cuts[1:], strict=False)):
+        mine = forward[begin:end]
+        span = _Span(number, mine, back[:0], {})
+        row = _volume(connection, span, ABSOLUTE if connection.start_seen else RELATIVE)
+        at, merged = int(mine["first_seen_ns"][0]), []
+        for boundary in _TRANSFER:
+            if boundary.structure is PAGE_DATA and not len(_are(mine, PAGE_DATA)):
+                merged.append(boundary.phase)
+                row[f"{boundary.phase}_ms"] = 0.0
+                continue
+            time = _boundary(span, boundary) or 0
+            row[f"{boundary.phase}_ms"] = (time - at) / 1e6 if time and at else None
+            at = time
+        row["merged"] = " ".join(merged)
+        row["complete"] = bool(len(_are(mine, CHECKPOINT_END))) and not (mine["status"] == _GAP).any() \
+            and not (lost is not None and mine["frame"].max() > lost)
+        out.append(row)
+    return out
+
+
+# --- plain migration ------------------------------------------------------------------------------
+
+
+def _plain(connection: Connection, rows: np.ndarray) -> list[dict[str, Any]]:
+    """One row.  total_ms: from the first octet of the stream to the last record.
+
+    Downtime, as the wire bounds it.  The guest stands still at the latest when the first record
+    behind the last PAGE_DATA is written, and surely still ran when the last live pass over memory
+    was being sent (passes: PFNs ascend; without a second pass, when the last PAGE_DATA was).  It
+    runs on the target after GO_MESSAGE and before REPORT; without xl's messages, at the earliest
+    at the end of the libxl stream.
+    """
+    forward, back = rows[rows["direction"] == _FORWARD], rows[rows["direction"] == _BACK]
+    span = _Span(0, forward, back, {})
+    row = _volume(connection, span, ABSOLUTE)
+    row["merged"] = ""
+    end = _are(forward, LIBXL_END)
+    row["complete"] = bool(len(end)) and not (rows["status"] == _GAP).any()
+    if row["complete"]:
+        row["total_ms"] = (row["end_ns"] - row["begin_ns"]) / 1e6
+    pages = _are(forward, PAGE_DATA)
+    if len(pages) and len(end):
+        behind = forward[forward["stream_offset"] > pages["stream_offset"][-1]]
+        stops = int(behind["first_seen_ns"][0])
+        go, report = _are(forward, GO_MESSAGE), _are(back, REPORT)
+        starts = int((go if len(go) else end)["delivered_ns"][0])
+        row["downtime_min_ms"] = (starts - stops) / 1e6
+        if len(report):
+            turns = np.flatnonzero(pages["first_pfn"][1:] < pages["last_pfn"][:-1])
+            last_live = pages[turns[-1]] if len(turns) else pages[-1]
+            row["downtime_max_ms"] = (int(report["delivered_ns"][0])
+                                      - int(last_live["first_seen_ns"])) / 1e6
+    return [row]

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command `coloscope`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dissector.errors import CannotDo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pandas as pd
+
+    from analysis.capture import Capture
+
+_FORMATS = ("table", "csv", "json", "jsonl", "parquet")
+_NOTHING, _FAILED = 0, 2
+
+
+class Failure(click.ClickException):
+    """An end with exit status 2 and one line."""
+
+    exit_code = _FAILED
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"coloscope: {self.message}", err=True)
+
+
+def _common(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.option("--to", "until", metavar="TIME|FRAME",
+                     help="Only what lies wholly before this frame or time."),
+        click.option("--from", "since", metavar="TIME|FRAME",
+                     help="Only what lies wholly behind this frame (123), time (ISO 8601, or "
+                     "seconds since the epoch) or distance from the start (+1.5)."),
+        click.option("--connection", metavar="N|ADDRESS:PORT",
+                     help="Only this connection: Wireshark's tcp.stream, or one of its ends."),
+        click.option("-o", "output", metavar="FILE", help="Write to a file instead of stdout."),
+        click.option("--format", "kind", type=click.Choice(_FORMATS),
+                     help="Default: table on a terminal, csv in a pipe or a file."),
+        click.argument("files", nargs=-1, required=True, metavar="FILE...",
+                       type=click.Path(path_type=str)),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="coloscope", prog_name="coloscope")
+def main() -> None:
+    """See what a Xen migration, Remus or COLO pair says on the wire, and how long each step takes.
+
+    FILE is a capture of the replication link: pcap or pcapng, plain, gzip or zstd, "-" for stdin;
+    several files are one capture (a ring), in the order given.
+    """
+
+
+@main.command()
+@click.option("--all", "every", is_flag=True, help="List the other TCP connections, too, and what "
+              "they seem to be.")
+@_common
+def connections(files: tuple[str, ...], every: bool, **options: Any) -> None:
+    """List the TCP connections that carry a migration stream."""
+    with _ends():
+        capture = _read(files, lenient=every)
+        _write(capture, "connections", options, every=every)
+
+
+@main.command()
+@_common
+def records(files: tuple[str, ...], **options: Any) -> None:
+    """List every record, header and text, with its times."""
+    with _ends():
+        _write(_read(files), "records", options)
+
+
+@main.command()
+@_common
+def syncs(files: tuple[str, ...], **options: Any) -> None:
+    """List every sync-point of COLO."""
+    with _ends():
+        capture = _read(files)
+        _write(capture, "syncs", options)
+        _say_if_none(capture)
+
+
+@main.command()
+@_common
+def latency(files: tuple[str, ...], **options: Any) -> None:
+    """Show the latency between each pair of sync-points."""
+    with _ends():
+        capture = _read(files)
+        _write(capture, "latency", options)
+        _say_if_none(capture)
+
+
+@main.command()
+@_common
+def checkpoints(files: tuple[str, ...], **options: Any) -> None:
+    """List checkpoints (COLO), epochs (Remus) or the migration, with their phases."""
+    with _ends():
+        _write(_read(files), "checkpoints", options)
+
+
+# --- what the commands share ------------------------------------------------------------------
+
+
+@contextmanager
+def _ends() -> Iterator[None]:
+    """Every way in which a command ends: bad input in one line, a closed pipe in silence."""
+    try:
+        yield
+        sys.stdout.flush()
+    except CannotDo as error:
+        raise Failure(str(error)) from None
+    except BrokenPipeError:
+        # Python would flush stdout once more at exit and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(_NOTHING)
+    except KeyboardInterrupt:
+        click.echo("coloscope: interrupted", err=True)
+        sys.exit(130)
+
+
+def _read(files: tuple[str, ...], lenient: bool = False) -> Capture:
+    """The capture; ends the command if nothing in it is ours (unless `lenient`)."""
+    import analysis
+
+    with _progress(files) as on_progress:
+        capture = analysis.read(*files, on_progress=on_progress)
+    for line in _warnings(capture):
+        click.echo(f"coloscope: {line}", err=True)
+    if not lenient and not capture.engine.ours():
+        raise Failure(f"{files[0] if len(files) == 1 else f'{len(files)} files'}: "
+                      + capture.found_instead())
+    return capture
+
+
+@contextmanager
+def _progress(files: tuple[str, ...]) -> Iterator[Callable[[int], None] | None]:
+    """A bar on a terminal while more than a moment's worth of octets is read."""
+    from dissector.source import total_size
+
+    size = total_size(list(files)) if sys.stderr.isatty() else None
+    if not size or size < 64 << 20:
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+    with Progress("reading", BarColumn(), DownloadColumn(), TimeRemainingColumn(),
+                  console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=size)
+        yield lambda octets: progress.advance(task, octets)
+
+
+def _warnings(capture: Capture) -> list[str]:
+    """One line for each rule that was broken, with its first place."""
+    from dissector.findings import NOTE
+
+    found = capture.export("findings")
+    lines = []
+    for rule, group in found[found["severity"] != NOTE].groupby("rule", observed=True):
+        first = group.iloc[0]
+        frame, more = group["frame"].dropna().head(1), len(group) - 1
+        lines.append(f"{first['severity']}: {rule}: {first['text']}"
+                     + "".join(f" (frame {number})" for number in frame)
+                     + (f"; and {more} more" if more else ""))
+    return lines
+
+
+def _write(capture: Capture, table: str, options: dict[str, Any], every: bool = False) -> None:
+    from analysis.output import write
+
+    kind = options["kind"]
+    if kind is None:
+        kind = "table" if options["output"] is None and sys.stdout.isatty() else "csv"
+    write(_selected(capture, table, options, every), table, kind, options["output"])
+
+
+_EXTENT = {"records": (("frame", "delivered_ns"),) * 2, "syncs": (("frame", "delivered_ns"),) * 2,
+           "pairs": (("from_frame", "from_ns"), ("to_frame", "to_ns")),
+           "checkpoints": (("frame", "begin_ns"), ("frame", "end_ns"))}
+
+
+def _selected(capture: Capture, table: str, options: dict[str, Any], every: bool) -> pd.DataFrame:
+    """A table, cut down to what `--connection`, `--from` and `--to` name."""
+    from analysis.latency import latency as statistics
+    from analysis.tables import RECORD_COLUMNS, SYNC_COLUMNS
+    from analysis.window import Bound, WindowError, bound, within
+
+    begin, end = (bound(text, capture.engine.first_ns) if (text := options[name]) else Bound()
+                  for name in ("since", "until"))
+    if len(capture.engine.files) > 1 and (begin.frame or end.frame):
+        raise WindowError("with several files --from and --to take a time: every file counts its "
+                          "own frames")
+    source = "pairs" if table == "latency" else table
+    frame = capture.export(source, every=every)
+    if options["connection"]:
+        frame = frame[frame["connection"].isin(_numbers(capture, options["connection"]))]
+    if source in _EXTENT:
+        frame = within(frame, begin, end, *_EXTENT[source])
+    if table == "latency":
+        return statistics(frame)
+    columns = {"records": RECORD_COLUMNS, "syncs": SYNC_COLUMNS}.get(table, list(frame))
+    return frame[[name for name in frame if name in columns or name.endswith("file")]]
+
+
+def _numbers(capture: Capture, wanted: str) -> list[int]:
+    """The connections that a user means."""
+    from analysis.window import WindowError
+
+    every = capture.export("connections", every=True)
+    if wanted.isdecimal():
+        found = every[every["connection"] == int(wanted)]
+    else:
+        found = every[(every["primary"] == wanted) | (every["secondary"] == wanted)]
+    if found.empty:
+        ours = capture.export("connections")
+        known = ", ".join(f"{row.connection} ({row.primary} - {row.secondary})"
+                          for row in ours.itertuples())
+        raise WindowError(f"there is no connection {wanted!r}; there is {known}")
+    return [int(number) for number in found["connection"]]
+
+
+def _say_if_none(capture: Capture) -> None:
+    """No sync-point is a result, too; say why."""
+    if len(capture.export("syncs")):
+        return
+    kinds = {c.kind or "unfinished" for c in capture.engine.ours()}
+    what = {"plain": "a plain migration has no checkpoints; `coloscope checkpoints` shows its times",
+            "remus": "Remus has no sync-points; `coloscope checkpoints` shows its epochs",
+            "colo": "no sync-point is in the capture",
+            "unfinished": "the stream ends before the first record"}
+    click.echo("coloscope: no sync-points: " + "; ".join(what[kind] for kind in sorted(kinds)),
+               err=True)

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Statistics of latencies, the same in tables, reports and live windows."""
+
+from __future__ import annotations
+
+import numpy as np
+
+PERCENTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
+
+
+def percentile(values: np.ndarray, p: float) -> float:
+    """Percentile by linear interpolation; NaN where n (1 - p) < 1: too few values to say."""
+    n = len(values)
+    # Rounded, because 100 * (1 - 0.99) is a little less than 1 in binary.
+    if n == 0 or round(n * (1 - p), 9) < 1:
+        return float("nan")
+    return float(np.quantile(values, p))
+
+
+def summary(nanoseconds: np.ndarray) -> dict[str, float]:
+    """min, mean, percentiles, max and standard deviation (ddof 1), in ms; NaN: not known."""
+    values = np.asarray(nanoseconds, np.float64) / 1e6
+    n = len(values)
+    nan = float("nan")
+    return {
+        "min_ms": float(values.min()) if n else nan,
+        "mean_ms": float(values.mean()) if n else nan,
+        **{f"{name}_ms": percentile(values, p) for name, p in PERCENTILES.items()},
+        "max_ms": float(values.max()) if n else nan,
+        "std_ms": float(values.std(ddof=1)) if n > 1 else nan,
+    }

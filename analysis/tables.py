@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Tables of what the dissector hands out: records, sync-points, connections, findings.
+
+All are DataFrames in export form: times are integer ns since the epoch (Int64, <NA> unknown),
+frame numbers Int64 (<NA>: none), names categoricals.  `analysis.Capture` turns the times into
+timestamps for notebooks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dissector.connection import OURS, Connection
+from dissector.engine import Engine
+from dissector.findings import ERROR, NOTE, RULES, WARNING
+from dissector.protocol import DIRECTIONS, LAYERS, SENDER, STRUCTURES, XEN_COLO
+from dissector.recognise import seems
+from dissector.record import COMPLETE, GAP, PENDING, SNAPPED, TRUNCATED, Record
+from dissector.syncpoints import (
+    INSIDE_CHECKPOINT,
+    OK,
+    OUT_OF_ORDER,
+    UNCONFIRMED,
+    UNKNOWN_ORDER,
+    WRONG_SENDER,
+    Sync,
+)
+
+STATUSES = [COMPLETE, GAP, SNAPPED, TRUNCATED, PENDING]
+SYNC_STATUSES = [OK, WRONG_SENDER, OUT_OF_ORDER, INSIDE_CHECKPOINT, UNKNOWN_ORDER, UNCONFIRMED]
+SYNC_NAMES = [point.short_name for point in XEN_COLO.sync_points]
+_NAMES = list(dict.fromkeys(structure.name for structure in STRUCTURES))
+_STRUCTURE = {id(structure): i for i, structure in enumerate(STRUCTURES)}
+_NONE = -1
+_CHUNK = 8192
+
+_ROW = np.dtype([
+    ("connection", "i4"), ("direction", "i1"), ("layer", "i1"), ("structure", "i2"),
+    ("type", "i8"), ("stream_offset", "i8"), ("length", "i8"), ("body_length", "i8"),
+    ("first_frame", "i8"), ("last_frame", "i8"), ("frame", "i8"), ("first_seen_ns", "i8"),
+    ("last_seen_ns", "i8"), ("delivered_ns", "i8"), ("acked_ns", "i8"), ("after_gap", "?"),
+    ("status", "i1"), ("control_id", "i1"), ("count", "i8"), ("pages", "i8"),
+    ("first_pfn", "i8"), ("last_pfn", "i8")])
+
+RECORD_COLUMNS = [
+    "connection", "direction", "layer", "type", "name", "stream_offset", "length", "body_length",
+    "first_frame", "last_frame", "frame", "first_seen_ns", "last_seen_ns", "delivered_ns",
+    "acked_ns", "after_gap", "status"]
+SYNC_COLUMNS = [
+    "connection", "checkpoint", "control_id", "name", "sender", "direction", "frame",
+    "first_seen_ns", "last_seen_ns", "delivered_ns", "acked_ns", "spread_ms", "stream_offset",
+    "status"]
+
+
+class Rows:
+    """Records as rows of a compact array; takes a record as soon as nothing in it can change."""
+
+    def __init__(self) -> None:
+        self._chunks: list[np.ndarray] = []
+        self._open: list[Record] = []
+
+    def append(self, record: Record) -> None:
+        self._open.append(record)
+        if len(self._open) >= _CHUNK:
+            done = [r for r in self._open if r.acked_ns]
+            if 2 * len(done) > len(self._open) or len(self._open) > 8 * _CHUNK:
+                done = done or self._open
+                self._open = [] if done is self._open else [r for r in self._open if not r.acked_ns]
+                self._chunks.append(self._array(done))
+
+    def array(self) -> np.ndarray:
+        """Every row, by connection and in the order in which the records were delivered."""
+        self._chunks.append(self._array(self._open))
+        self._open = []
+        rows = np.concatenate(self._chunks)
+        self._chunks = [rows]
+        late = np.where(rows["frame"] == 0, np.iinfo(np.int64).max, rows["frame"])
+        return rows[np.lexsort((rows["stream_offset"], late, rows["connection"]))]
+
+    @staticmethod
+    def _array(records: list[Record]) -> np.ndarray:
+        def number(value: int | None) -> int:
+            return _NONE if value is None else value
+
+        return np.array([(
+            r.connection, DIRECTIONS.index(r.direction), LAYERS.index(r.layer),
+            _STRUCTURE.get(id(r.structure), _NONE), number(r.type), r.stream_offset, r.length,
+            number(r.body_length), r.first_frame, r.last_frame, r.frame, r.first_seen_ns,
+            r.last_seen_ns, r.delivered_ns, r.acked_ns, r.after_gap, STATUSES.index(r.status),
+            number(r.control_id), number(r.count), number(r.pages),
+            *(r.pfn_range or (_NONE, _NONE))) for r in records], _ROW)
+
+
+def _masked(values: np.ndarray, none: int = 0) -> pd.Series:
+    values = np.asarray(values, np.int64)
+    return pd.Series(pd.arrays.IntegerArray(values.copy(), values == none))
+
+
+def frame_of(rows: list[dict[str, Any]], columns: dict[str, str]) -> pd.DataFrame:
+    """A DataFrame of rows that may lack keys; every column gets its dtype without a detour over
+    float64, which cannot hold ns since the epoch."""
+    missing = {"float64": float("nan"), "bool": False}
+    return pd.DataFrame({name: pd.array([row.get(name, missing.get(kind)) for row in rows], kind)
+                         if kind not in missing else
+                         np.array([missing[kind] if (value := row.get(name)) is None else value
+                                   for row in rows], kind)
+                         for name, kind in columns.items()})
+
+
+def records(rows: np.ndarray) -> pd.DataFrame:
+    """One row for each record: `RECORD_COLUMNS`, and control_id, count, pages, first_pfn, last_pfn
+    (Int64).  direction, layer, name and status are categoricals, after_gap is bool."""
+    names = [*_NAMES, *sorted({f"{kind:#010x}" for kind in rows["type"][rows["structure"] < 0]})]
+    of_structure = np.array([_NAMES.index(s.name) for s in STRUCTURES])
+    codes = np.where(rows["structure"] >= 0, of_structure[rows["structure"]], _NONE)
+    for i in np.flatnonzero(rows["structure"] < 0):
+        codes[i] = names.index(f"{rows['type'][i]:#010x}")
+    frame = pd.DataFrame({
+        "connection": rows["connection"].astype(np.int64),
+        "direction": pd.Categorical.from_codes(rows["direction"], list(DIRECTIONS)),
+        "layer": pd.Categorical.from_codes(rows["layer"], list(LAYERS)),
+        "type": _masked(rows["type"], _NONE),
+        "name": pd.Categorical.from_codes(codes, names),
+        "stream_offset": rows["stream_offset"],
+        "length": rows["length"],
+        "body_length": _masked(rows["body_length"], _NONE),
+        **{name: _masked(rows[name]) for name in (
+            "first_frame", "last_frame", "frame", "first_seen_ns", "last_seen_ns",
+            "delivered_ns", "acked_ns")},
+        "after_gap": rows["after_gap"],
+        "status": pd.Categorical.from_codes(rows["status"], STATUSES),
+        **{name: _masked(rows[name], _NONE) for name in (
+            "control_id", "count", "pages", "first_pfn", "last_pfn")},
+    })
+    return frame
+
+
+def syncs(points: list[Sync]) -> pd.DataFrame:
+    """One row for each sync-point: `SYNC_COLUMNS`, and doubt (bool: a hole or a lost place lies
+    between it and the one before).  spread_ms is float64; 0: it passed in one frame."""
+    points = sorted(points, key=lambda s: (s.record.connection, s.record.frame,
+                                           s.record.stream_offset))
+    records = [s.record for s in points]
+    first = np.array([r.first_seen_ns for r in records], np.int64)
+    delivered = np.array([r.delivered_ns for r in records], np.int64)
+    spread = np.where((first != 0) & (delivered != 0), (delivered - first) / 1e6, np.nan)
+    none = np.iinfo(np.int64).min
+    return pd.DataFrame({
+        "connection": np.array([r.connection for r in records], np.int64),
+        "checkpoint": _masked(np.array(
+            [none if s.checkpoint is None else s.checkpoint for s in points], np.int64), none),
+        "control_id": np.array([s.point.control_id for s in points], np.int64),
+        "name": pd.Categorical([s.point.short_name for s in points], SYNC_NAMES),
+        "sender": pd.Categorical([SENDER[r.direction] for r in records], list(SENDER.values())),
+        "direction": pd.Categorical([r.direction for r in records], list(DIRECTIONS)),
+        "frame": _masked(np.array([r.frame for r in records], np.int64)),
+        "first_seen_ns": _masked(first),
+        "last_seen_ns": _masked(np.array([r.last_seen_ns for r in records], np.int64)),
+        "delivered_ns": _masked(delivered),
+        "acked_ns": _masked(np.array([r.acked_ns for r in records], np.int64)),
+        "spread_ms": spread,
+        "stream_offset": np.array([r.stream_offset for r in records], np.int64),
+        "status": pd.Categorical([s.status for s in points], SYNC_STATUSES),
+        "doubt": np.array([s.doubt for s in points], np.bool_),
+    })
+
+
+def connections(engine: Engine, records: pd.DataFrame, checkpoints: pd.DataFrame,
+                every: bool = False) -> pd.DataFrame:
+    """One row for each TCP connection that carries one of our streams; with `every`, for all of
+    them, and `kind` says what the others seem to be."""
+    count = records["connection"].value_counts()
+    epochs = checkpoints["connection"].value_counts()
+    rows: list[dict[str, Any]] = []
+    for number in range(engine.streams.count) if every else sorted(engine.connections):
+        connection = engine.connections.get(number)
+        ours = connection is not None and connection.role == OURS
+        if not ours and not every:
+            continue
+        rows.append(_connection(engine, number, connection if ours else None, count, epochs))
+    text = dict.fromkeys(("primary", "secondary", "kind", "xen_version", "guest_type"), "object")
+    numbers = dict.fromkeys(("records", "checkpoints", "forward_octets", "back_octets", "holes"),
+                            "Int64")
+    return frame_of(rows, {"connection": "int64", **text, "start_seen": "boolean", **numbers})
+
+
+def _connection(engine: Engine, number: int, ours: Connection | None, count: pd.Series,
+                epochs: pd.Series) -> dict[str, Any]:
+    streams = engine.streams
+    if ours is None:
+        other = engine.connections.get(number)
+        return {"connection": number, "primary": streams.endpoint(number, 0),
+                "secondary": streams.endpoint(number, 1),
+                "kind": seems(tuple(other.prefixes) if other else (b"", b"")),  # type: ignore[arg-type]
+                "forward_octets": int(streams.octets[number, 0]),
+                "back_octets": int(streams.octets[number, 1])}
+    side = ours.primary_side or 0
+    return {"connection": number, "primary": streams.endpoint(number, side),
+            "secondary": streams.endpoint(number, 1 - side), "kind": ours.kind or None,
+            "xen_version": ours.xen_version or None, "guest_type": ours.guest_type or None,
+            "start_seen": ours.start_seen, "records": int(count.get(number, 0)),
+            "checkpoints": int(epochs.get(number, 0)),
+            "forward_octets": ours.stream.passed(side),
+            "back_octets": ours.stream.passed(1 - side), "holes": len(ours.holes)}
+
+
+def findings(engine: Engine) -> pd.DataFrame:
+    """One row for each finding: rule, severity, connection, direction, frame, stream_offset,
+    section, text."""
+    found = sorted(engine.findings, key=lambda f: (f.connection, f.frame))
+    return pd.DataFrame({
+        "rule": pd.Categorical([f.rule for f in found], list(RULES)),
+        "severity": pd.Categorical([f.severity for f in found], [ERROR, WARNING, NOTE]),
+        "connection": _masked(np.array([f.connection for f in found], np.int64), _NONE),
+        "direction": pd.Categorical([f.direction or None for f in found], list(DIRECTIONS)),
+        "frame": _masked(np.array([f.frame for f in found], np.int64)),
+        "stream_offset": pd.array([f.stream_offset for f in found], dtype="Int64"),
+        "section": [f.section for f in found],
+        "text": [f.text for f in found],
+    })
