@@ -87,6 +87,11 @@ class Connection:
         """Direction of what this side sends."""
         return FORWARD if side == self.primary_side else BACK
 
+    def side(self, direction: str) -> int:
+        """Which side sends this direction."""
+        primary = self.primary_side or 0
+        return primary if direction == FORWARD else 1 - primary
+
     def feed(self, segments: Segments, rows: np.ndarray) -> list[Record]:
         """The records that these segments complete."""
         records = self._take(self.stream.feed(segments, rows))
@@ -149,6 +154,7 @@ class Connection:
             self._note_holes(run, side)
             records += self._own(self._framers[side].feed(run), side)
             self._acknowledge(run, side)
+        records.sort(key=lambda record: (record.frame, record.stream_offset))
         self._waiting += records
         self._judge()
         return records

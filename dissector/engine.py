@@ -17,8 +17,9 @@ from dissector import segments as seg
 from dissector.connection import OTHER, OURS, Connection
 from dissector.findings import Finding
 from dissector.packets import Container, Packets, Reader
+from dissector.recall import read_octets
 from dissector.record import Record
-from dissector.segments import LINKS, PACKET, STREAM, Streams
+from dissector.segments import LINKS, STREAM, Streams
 from dissector.source import Source
 from dissector.syncpoints import Sync
 
@@ -84,6 +85,10 @@ class Engine:
             yield from connection.finish()
             yield from self._take(connection)
         self._report()
+
+    def read_octets(self, record: Record) -> bytes | None:
+        """Every octet of a record, page contents and blobs too (`dissector.recall`)."""
+        return read_octets(self, record)
 
     def file_frame(self, frame: int) -> tuple[str, int]:
         """(file name, frame number in that file) of a running frame number."""
@@ -158,6 +163,3 @@ class Engine:
                 "clock_back", f"the clock steps back {counters[seg.CLOCK_BACK]} times, by "
                 f"{counters[seg.STEP_BACK] / 1e3:.0f} µs at most",
                 frame=int(first[seg.CLOCK_BACK])))
-
-
-__all__ = ["Engine", "File", "PACKET"]

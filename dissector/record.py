@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from dissector.fields import LITTLE_ENDIAN, decode, integer, keeps
+from dissector.fields import LITTLE_ENDIAN, decode, integer
 from dissector.protocol import CHECKPOINT_STATE, CONTROL_ID, PAGE_DATA, Structure
 
 COMPLETE, GAP, SNAPPED, TRUNCATED, PENDING = "complete", "gap", "snapped", "truncated", "pending"
@@ -90,7 +90,7 @@ class Record:
 
     @property
     def octets_missing(self) -> bool:
-        """Whether `octets` is less than the whole record; `Capture.read_octets` gives the rest."""
+        """Whether `octets` is less than the whole record; `Engine.read_octets` reads it all."""
         return len(self.octets) < self.length
 
     def __repr__(self) -> str:
@@ -100,8 +100,3 @@ class Record:
         if self.structure is PAGE_DATA:
             what += f", {self.count} PFNs, {self.pages} pages"
         return f"<Record {what}, {self.status}>"
-
-    @property
-    def has_contents(self) -> bool:
-        """Whether it carries page contents or a blob, which are never kept."""
-        return bool(self.structure and keeps(self.structure))

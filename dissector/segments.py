@@ -45,6 +45,11 @@ class Segments:
 
     packets: Packets
     rows: np.ndarray
+    streams: Streams
+
+    def endpoint(self, stream: int, side: int) -> str:
+        """ "address:port" of one end of a stream."""
+        return self.streams.endpoint(stream, side)
 
 
 class Streams:
@@ -90,7 +95,7 @@ class Streams:
                 self.first_packet, packets.first, self._last_time)
             if done < len(packets):
                 self._grow()
-        return Segments(packets, rows[:filled])
+        return Segments(packets, rows[:filled], self)
 
     def _grow(self) -> None:
         self._keys = np.concatenate((self._keys, np.zeros_like(self._keys)))

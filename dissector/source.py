@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import os
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from dissector.errors import CannotDo
 
@@ -16,6 +17,7 @@ GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 STDIN = "-"
+_CHUNK = 1 << 18
 
 
 class SourceError(CannotDo):
@@ -40,6 +42,66 @@ class _Peeked(io.RawIOBase):
         return self._raw.readinto(buffer) or 0
 
 
+class _GzipMember:
+    """zlib's decompressor with the manners of Python's other ones (bz2, lzma, zstd)."""
+
+    def __init__(self) -> None:
+        self._zlib = zlib.decompressobj(wbits=31)
+
+    def decompress(self, octets: bytes, max_length: int) -> bytes:
+        return self._zlib.decompress(self._zlib.unconsumed_tail + octets, max_length)
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._zlib.unconsumed_tail
+
+    @property
+    def eof(self) -> bool:
+        return self._zlib.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._zlib.unused_data.lstrip(b"\0")  # gzip allows zeros behind a member
+
+
+class _Decompressed(io.RawIOBase):
+    """Decompresses members one behind the other.
+
+    Unlike the file objects of the libraries it hands out everything in front of a fault before it
+    raises, and raises at an early end.
+    """
+
+    def __init__(self, raw: io.RawIOBase, member: Callable[[], Any]) -> None:
+        self._raw, self._new, self._member = raw, member, member()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def, override]
+        while True:
+            octets = b""
+            if self._member.eof:
+                octets = self._member.unused_data or self._raw.read(_CHUNK) or b""
+                if not octets:
+                    return 0
+                self._member = self._new()
+            elif self._member.needs_input:
+                octets = self._raw.read(_CHUNK) or b""
+                if not octets:
+                    raise EOFError("it ends early")
+            if out := self._member.decompress(octets, len(buffer)):
+                buffer[:len(out)] = out
+                return len(out)
+
+
+def _zstd() -> Any:
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+    else:
+        from backports import zstd
+    return zstd
+
+
 class Source:
     """Octets of one file or pipe, decompressed.
 
@@ -52,6 +114,7 @@ class Source:
         self.name = os.fspath(name)
         self.fault: str | None = None
         self.compression = ""
+        self._errors: tuple[type[Exception], ...] = ()
         self._on_progress = on_progress
         self._reported = 0
         try:
@@ -73,29 +136,24 @@ class Source:
             octets: io.RawIOBase = self._raw
         else:
             octets = _Peeked(self._raw, head)
-        self._octets: io.RawIOBase | io.BufferedIOBase = octets
+        self._octets = octets
         if head.startswith(GZIP_MAGIC):
             self.compression = "gzip"
-            self._octets = gzip.GzipFile(fileobj=octets)  # type: ignore[arg-type]
+            self._octets = _Decompressed(octets, _GzipMember)
         elif head.startswith(ZSTD_MAGIC):
-            import zstandard
-
+            zstd = _zstd()
             self.compression = "zstd"
-            self._octets = zstandard.ZstdDecompressor(max_window_size=1 << 31).stream_reader(
-                octets, read_across_frames=True)  # type: ignore[assignment, arg-type]
+            self._errors = (zstd.ZstdError,)
+            # `zstd --long=31` is used for large captures.
+            wide = {zstd.DecompressionParameter.window_log_max: 31}
+            self._octets = _Decompressed(octets, lambda: zstd.ZstdDecompressor(options=wide))
 
     def readinto(self, buffer: memoryview) -> int:
         """Fill a part of `buffer`; the number of octets, 0 at the end."""
         try:
             n = self._octets.readinto(buffer) or 0
-        except (EOFError, OSError, ValueError) as error:
-            self.fault = f"{self.compression or 'input'} data ends or is damaged here ({error})"
-            return 0
-        except Exception as error:
-            # zstandard's own exception class is not imported for plain files.
-            if type(error).__name__ != "ZstdError":
-                raise
-            self.fault = f"zstd data is damaged here ({error})"
+        except (EOFError, OSError, zlib.error, *self._errors) as error:
+            self.fault = f"the {self.compression or 'input'} data is damaged ({error})"
             return 0
         if self._on_progress and self.seekable:
             here = self._raw.tell()

@@ -147,6 +147,10 @@ class Stream:
         count = int(self._state[side, _HELD])
         return Run(self._held[side, :count], self._acks[side, :0], _NO_OCTETS, self._kept[side])
 
+    def origin(self, side: int) -> int:
+        """Sequence number of stream offset 0."""
+        return int(self._state[side, _ORIGIN])
+
     def passed(self, side: int) -> int:
         """Stream offset up to which everything has been handed on."""
         return int(self._state[side, _NEXT])

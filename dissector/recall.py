@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Reading a record's octets again from the capture: page contents and blobs are never kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dissector.packets import Reader
+from dissector.record import Record
+from dissector.segments import (
+    CAPTURED,
+    FLAGS,
+    LENGTH,
+    POSITION,
+    SEQUENCE,
+    SIDE,
+    STREAM,
+    SYN,
+    Segments,
+    Streams,
+)
+from dissector.source import Source
+
+if TYPE_CHECKING:
+    from dissector.engine import Engine
+
+
+def read_octets(engine: Engine, record: Record) -> bytes | None:
+    """Every octet of a record as it stood on the wire.
+
+    None if they cannot be had: the source is a pipe, or the capture lacks some of them.
+    """
+    if not record.octets_missing and not record.shifted:
+        return record.octets
+    if not record.first_frame or record.length < 1:
+        return None
+    octets = np.zeros(record.length, np.uint8)
+    missing = np.ones(record.length, np.bool_)
+    for segments in _segments_from(engine, record.first_frame):
+        data = segments.packets.data
+        for offset, position, length in _pieces(engine, segments, record):
+            begin, end = max(offset, 0), min(offset + length, record.length)
+            if begin >= end:
+                continue
+            new = missing[begin:end]
+            piece = data[position + begin - offset:position + end - offset]
+            octets[begin:end][new] = piece[new]
+            missing[begin:end] = False
+        if not missing.any():
+            return octets.tobytes()
+        if record.frame and segments.packets.first > record.frame:
+            break
+    return None
+
+
+def _segments_from(engine: Engine, frame: int) -> Iterator[Segments]:
+    """The segments of the capture from this frame on (or a little before)."""
+    for file in engine.files:
+        if file.first + file.packets <= frame or not file.seekable:
+            continue
+        place = next((place for place in reversed(file.places) if place[0] <= frame),
+                     file.places[0])
+        first, position, container = place
+        with Source(file.name) as source:
+            source.skip_to(position)
+            streams = Streams()
+            for packets in Reader(source, first, container.snapshot(), position):
+                yield streams.scan(packets)
+
+
+def _pieces(engine: Engine, segments: Segments, record: Record) -> Iterator[tuple[int, int, int]]:
+    """(offset within the record, position in the block, octets) of what is there of it."""
+    connection = engine.connections[record.connection]
+    side = connection.side(record.direction)
+    rows = segments.rows[(segments.rows[:, SIDE] == side) & (segments.rows[:, LENGTH] > 0)]
+    ends = [engine.streams.endpoint(connection.number, i) for i in (0, 1)]
+    streams: dict[int, bool] = {}
+    for row in rows:
+        number = int(row[STREAM])
+        if number not in streams:
+            streams[number] = [segments.endpoint(number, i) for i in (0, 1)] == ends
+        if streams[number]:
+            sequence = int(row[SEQUENCE]) + (1 if row[FLAGS] & SYN else 0)
+            distance = (sequence - connection.stream.origin(side) - record.stream_offset) & 0xFFFFFFFF
+            if distance >= 1 << 31:
+                distance -= 1 << 32
+            yield distance, int(row[POSITION]), int(row[CAPTURED])

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Capture files of every kind give the same records; files that are none say so in one line."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import struct
+import threading
+from pathlib import Path
+
+import pytest
+
+from dissector.record import Record
+from dissector.segments import Streams
+from dissector.source import SourceError
+from tests.helpers import Read, collect, read
+from tests.synthesiser import files, stream
+from tests.synthesiser.files import compress_zstd
+from tests.synthesiser.wire import Wire
+
+SIX = ("fd00::1", "fd00::2")
+
+
+@pytest.fixture(scope="module")
+def wire() -> Wire:
+    return Wire(stream.colo(2))
+
+
+@pytest.fixture(scope="module")
+def packets(wire: Wire) -> list[tuple[int, bytes]]:
+    return list(files.frames(wire))
+
+
+def stamps(result: Read) -> list[int]:
+    return sorted(r.delivered_ns for r in result.records)
+
+
+@pytest.mark.parametrize("ends", [("10.0.0.1", "10.0.0.2"), SIX], ids=["ipv4", "ipv6"])
+@pytest.mark.parametrize("link", files.LINKTYPES)
+@pytest.mark.parametrize("name", ["x.pcap", "x.pcapng.gz"])
+def test_link_types(tmp_path: Path, link: str, name: str, ends: tuple[str, str]) -> None:
+    wire = Wire(stream.colo(1), ends=ends)
+    result = read(files.write(tmp_path / name, wire, link))
+    assert result.framed() == wire.expected()
+    assert result.rules() <= {"tunnelled"}
+    assert ("tunnelled" in result.rules()) == (link in ("vxlan", "gre", "gretap", "ipip"))
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("nanoseconds", [True, False])
+def test_pcap_byte_orders_and_resolutions(tmp_path: Path, wire: Wire, order: str,
+                                          packets: list[tuple[int, bytes]],
+                                          nanoseconds: bool) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(files.pcap(packets, order=order, nanoseconds=nanoseconds))
+    result = read(path)
+    assert result.framed() == wire.expected()
+    unit = 1 if nanoseconds else 1000
+    assert all(t % unit == 0 for t in stamps(result))
+    path.write_bytes(files.pcap(packets))
+    assert [t // unit for t in stamps(read(path))] == [t // unit for t in stamps(result)]
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize(("resolution", "units", "exact"), [
+    (b"\x09", lambda t: t, 1), (b"\x06", lambda t: t // 1000, 1000),
+    (b"\x0c", lambda t: t * 1000, 1), (b"\x03", lambda t: t // 1_000_000, 1_000_000),
+    (b"\xa0", lambda t: (t << 32) // 10**9, 2), (b"\x94", lambda t: (t << 20) // 10**9, 1000)])
+def test_pcapng_resolutions(tmp_path: Path, packets: list[tuple[int, bytes]], order: str,
+                            resolution: bytes, units, exact: int) -> None:  # type: ignore[no-untyped-def]
+    # ps since 1970 do not fit into 64 bits: such a capture counts from an offset.
+    offset = 1_795_000_000 if resolution == b"\x0c" else 0
+    path = tmp_path / "x.pcapng"
+    path.write_bytes(files.pcapng_start(order=order, resolution=resolution, offset=offset)
+                     + b"".join(files.enhanced(units(t - offset * 10**9), frame, order=order)
+                                for t, frame in packets))
+    whole = tmp_path / "whole.pcap"
+    whole.write_bytes(files.pcap(packets))
+    for mine, true in zip(stamps(read(path)), stamps(read(whole)), strict=True):
+        assert 0 <= true - mine < exact
+
+
+def test_pcapng_of_many_parts(tmp_path: Path, wire: Wire, packets: list[tuple[int, bytes]]) -> None:
+    """Sections of both orders, two interfaces of different kinds, old and simple packet blocks,
+    blocks nobody asked for, statistics."""
+    raw = list(files.frames(wire, "raw"))
+    third = len(packets) // 3
+    out = files.pcapng_start((101, 1))
+    for i in range(third):
+        (time, ethernet), (_, ip) = packets[i], raw[i]
+        out += files.enhanced(time, ip) if i % 2 else files.enhanced(time, ethernet, interface=1)
+        out += files.block(0x0BAD, b"unknown block" * i)
+    out += files.block(5, struct.pack("<III", 0, 0, 0) + files.option(5, struct.pack("<Q", 3))
+                       + files.option(0, b""))
+    out += files.pcapng_start((1,), order=">")
+    for time, frame in packets[third:2 * third]:
+        out += files.block(2, struct.pack(">HHIIII", 0, 7, time >> 32, time & 0xFFFFFFFF,
+                                          len(frame), len(frame)) + frame, ">")
+    out += files.pcapng_start((1,))
+    for _, frame in packets[2 * third:]:
+        out += files.block(3, struct.pack("<I", len(frame)) + frame)
+    path = tmp_path / "x.pcapng"
+    path.write_bytes(out)
+    result = read(path)
+    assert result.framed() == wire.expected()
+    assert result.rules() == {"capture_drops"}
+    assert result.engine.files[0].drops == 3
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, compress_zstd, bytes])
+def test_stdin_and_compression(wire: Wire, packets: list[tuple[int, bytes]], compress,
+                               monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    octets = compress(files.pcapng(packets))
+    out, into = os.pipe()
+
+    def feed() -> None:
+        for at in range(0, len(octets), 1013):
+            os.write(into, octets[at:at + 1013])
+        os.close(into)
+
+    writer = threading.Thread(target=feed)
+    writer.start()
+    with os.fdopen(out, "rb") as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        result = read("-")
+    writer.join()
+    assert result.framed() == wire.expected()
+    blob = next(r for r in result.records if r.name == "EMULATOR_CONTEXT")
+    assert blob.octets_missing
+    assert result.engine.read_octets(blob) is None, "a pipe cannot be read again"
+
+
+def test_compressed_members_behind_each_other(tmp_path: Path, wire: Wire,
+                                              packets: list[tuple[int, bytes]]) -> None:
+    octets = files.pcap(packets)
+    for name, compress in (("x.gz", gzip.compress), ("x.zst", compress_zstd)):
+        path = tmp_path / name
+        path.write_bytes(compress(octets[:5000]) + compress(octets[5000:]))
+        assert read(path).framed() == wire.expected()
+
+
+def test_a_ring_of_files_is_one_capture(tmp_path: Path, wire: Wire,
+                                        packets: list[tuple[int, bytes]]) -> None:
+    paths = []
+    for i, begin in enumerate(range(0, len(packets), 20)):
+        paths.append(tmp_path / f"ring_{i:05}.pcapng")
+        paths[-1].write_bytes(files.pcapng(packets[begin:begin + 20]))
+    result = read(*paths)
+    assert result.framed() == wire.expected()
+    last = max(r.frame for r in result.records)
+    assert result.engine.file_frame(last) == (str(paths[(last - 1) // 20]), (last - 1) % 20 + 1)
+    blob = next(r for r in result.records if r.name == "EMULATOR_CONTEXT")
+    assert len(result.engine.read_octets(blob) or b"") == blob.length
+
+
+def test_total_length_zero_under_offloading(tmp_path: Path) -> None:
+    for ends in (("10.0.0.1", "10.0.0.2"), SIX):
+        wire = Wire(stream.colo(1), mss=60_000, ends=ends)
+        path = tmp_path / "x.pcap"
+        if ends == SIX:
+            frames = [(t, f[:18] + b"\0\0" + f[20:]) for t, f in files.frames(wire)]
+        else:
+            frames = list(files.frames(wire, ip_length=False))
+        path.write_bytes(files.pcap(frames))
+        assert read(path).framed() == wire.expected()
+
+
+def test_ip_options_and_extension_headers(tmp_path: Path) -> None:
+    four = Wire(stream.colo(1))
+    frames = [(t, f[:14] + b"\x46" + f[15:16] + struct.pack("!H", len(f) - 14 + 4) + f[18:34]
+               + b"\1\1\1\0" + f[34:]) for t, f in files.frames(four)]
+    (tmp_path / "4").write_bytes(files.pcap(frames))
+    assert read(tmp_path / "4").framed() == four.expected()
+    six = Wire(stream.colo(1), ends=SIX)
+    options = b"\x3c\0" + bytes(6) + b"\x06\1" + bytes(14)
+    frames = [(t, f[:18] + struct.pack("!H", len(f) - 54 + len(options)) + b"\0" + f[21:54]
+               + options + f[54:]) for t, f in files.frames(six)]
+    (tmp_path / "6").write_bytes(files.pcap(frames))
+    assert read(tmp_path / "6").framed() == six.expected()
+
+
+def test_what_could_hide_a_stream_is_a_finding(tmp_path: Path, wire: Wire,
+                                               packets: list[tuple[int, bytes]]) -> None:
+    mpls = [(t, f[:12] + b"\x88\x47\0\0\1\xff" + f[14:]) for t, f in packets]
+    fragments = [(t, f[:20] + b"\x20\0" + f[22:]) for t, f in packets]
+    esp = [(t, f[:23] + b"\x32" + f[24:]) for t, f in packets]
+    for frames, rule in ((mpls, "opaque_tunnel"), (fragments, "ip_fragment"),
+                         (esp, "opaque_tunnel"), ([(t, f[:40]) for t, f in packets], "cut_headers")):
+        (tmp_path / "x").write_bytes(files.pcap(frames))
+        assert rule in read(tmp_path / "x").rules()
+    (tmp_path / "x").write_bytes(files.pcap(packets, 147))
+    assert read(tmp_path / "x").rules() == {"unknown_link"}
+
+
+def test_a_capture_that_ends_early_gives_what_is_there(tmp_path: Path, wire: Wire,
+                                                       packets: list[tuple[int, bytes]]) -> None:
+    octets = files.pcap(packets)
+    for cut in (octets[:-7], octets + b"\xff" * 40, gzip.compress(octets)[:-9],
+                compress_zstd(octets[:20_000]) + compress_zstd(octets[20_000:])[:-9]):
+        (tmp_path / "x").write_bytes(cut)
+        result = read(tmp_path / "x")
+        assert "damaged_file" in result.rules()
+        assert result.framed()[:20] == wire.expected()[:20]
+
+
+@pytest.mark.parametrize(("octets", "says"), [
+    (b"", "empty"), (b"\xd4\xc3\xb2\xa1\0", "not a capture"), (b"root:x:0:0:root\n" * 9, "not a capture"),
+    (b"LibxlFmt" + bytes(40), "save file"), (b"BZh91AY" + bytes(40), "bzip2"), (bytes(99), "zeros"),
+    (gzip.compress(b"hello"), "not a capture"), (b"\x1f\x8b" + b"rubbish" * 9, "damaged"),
+    (compress_zstd(b"x" * 99), "not a capture")])
+def test_no_capture_is_one_clear_line(tmp_path: Path, octets: bytes, says: str) -> None:
+    path = tmp_path / "it"
+    path.write_bytes(octets)
+    with pytest.raises(SourceError, match=says) as error:
+        read(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_files_and_directories(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="No such file"):
+        read(tmp_path / "none")
+    with pytest.raises(SourceError, match="is a directory"):
+        read(tmp_path)
+
+
+def test_many_connections_at_once(tmp_path: Path) -> None:
+    """More than the tables hold at first: they grow, and every connection keeps its number."""
+    wires = [Wire(stream.plain(stream.Guest(memory=2, seed=i)), ports=(20_000 + i, 7002),
+                  start=1_795_000_000_000_000_000 + i * 7919) for i in range(40)]
+    result = read(files.write(tmp_path / "x.pcap", wires))
+    assert len(result.engine.ours()) == 40
+    for i, wire in enumerate(wires):
+        assert result.framed(i) == wire.expected()
+
+
+def test_thousands_of_other_connections(tmp_path: Path) -> None:
+    scan = Wire([], fin=False)
+    scan.rows = scan.rows[:1]
+    frames = []
+    for i in range(5000):
+        scan.ports = (1024 + i, 80)
+        frames += list(files.frames(scan))
+    ours = Wire(stream.colo(1))
+    (tmp_path / "x").write_bytes(files.pcap(frames + list(files.frames(ours))))
+    result = read(tmp_path / "x")
+    assert result.engine.streams.count == 5001
+    assert isinstance(result.engine.streams, Streams)
+    assert result.connection.number == 5000
+    assert result.framed() == ours.expected()
+
+
+def test_events_come_while_the_file_is_read(tmp_path: Path, wire: Wire) -> None:
+    from dissector.engine import Engine
+
+    result = Read(Engine())
+    events = result.engine.run([files.write(tmp_path / "x.pcap", wire)])
+    assert isinstance(next(events), Record)
+    collect(result, events)
+    assert len(result.syncs) == 2 + 2 * 4
