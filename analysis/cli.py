@@ -186,7 +186,7 @@ def _write(capture: Capture, table: str, options: dict[str, Any], every: bool = 
 
 
 _EXTENT = {"records": (("frame", "delivered_ns"),) * 2, "syncs": (("frame", "delivered_ns"),) * 2,
-           "pairs": (("from_frame", "from_ns"), ("to_frame", "to_ns")),
+           "pairs": (("from_frame", "from_delivered_ns"), ("to_frame", "to_delivered_ns")),
            "checkpoints": (("frame", "begin_ns"), ("frame", "end_ns"))}
 
 

@@ -23,15 +23,15 @@ _BEFORE = {to: name for name, to in USUAL.items()}
 WHOLES = ((OPENS, CLOSES), (OPENS, OPENS))
 
 COLUMNS = {"connection": "int64", "checkpoint": "Int64", "phase": "object", "from": "object",
-           "to": "object", **dict.fromkeys(("from_frame", "to_frame", "from_ns", "to_ns",
-                                            "latency_ns"), "Int64"), "reason": "object"}
+           "to": "object", **dict.fromkeys(("from_frame", "to_frame", "from_delivered_ns",
+                                            "to_delivered_ns", "latency_ns"), "Int64"), "reason": "object"}
 
 
 def pairs(syncs: pd.DataFrame) -> pd.DataFrame:
     """One row for each two neighbouring sync-points, and for each whole.
 
     Columns: connection; checkpoint, of the earlier one; phase (`CHECKPOINT`, `FIRST_BOOT`); from,
-    to; from_frame, to_frame; from_ns, to_ns and latency_ns between the delivered times; reason,
+    to; from_frame, to_frame; from_delivered_ns, to_delivered_ns and latency_ns between them; reason,
     "" for a pair, else why the two are none: a status of `dissector.syncpoints`, or `HOLE`.  What
     was expected and did not come stands with <NA> times under the transition that it lacks.
     """
@@ -76,6 +76,6 @@ def _row(a: dict[str, Any], b: dict[str, Any] | None, name: str, to: str,
            "phase": FIRST_BOOT if first_boot else CHECKPOINT, "from": name, "to": to,
            "reason": reason}
     if b is not None:
-        row |= {"from_frame": a["frame"], "to_frame": b["frame"], "from_ns": a["delivered_ns"],
-                "to_ns": b["delivered_ns"], "latency_ns": b["delivered_ns"] - a["delivered_ns"]}
+        row |= {"from_frame": a["frame"], "to_frame": b["frame"], "from_delivered_ns": a["delivered_ns"],
+                "to_delivered_ns": b["delivered_ns"], "latency_ns": b["delivered_ns"] - a["delivered_ns"]}
     return row

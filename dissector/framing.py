@@ -316,23 +316,25 @@ class Framer:
     def _is_shifted(self, head: bytes, shape: _Shape) -> bool:
         """Which of both shapes of the dirty list this is: the one that a sync-point follows."""
         behind = HEADER_SIZE + DIRTY_LIST_EXCESS
-        if len(head) < behind and not self._head_ends and not self._ending:
-            raise _NeedOctets(behind)
-        if len(head) < behind or any(head[HEADER_SIZE:behind]):
-            return False
-        if self._shifted_lists:
-            return True
+        if shape.body_length:
+            if len(head) < behind and not self._head_ends and not self._ending:
+                raise _NeedOctets(behind)
+            if len(head) < behind or any(head[HEADER_SIZE:behind]):
+                return False
+            if self._shifted_lists:
+                return True
         whole = min(shape.length, KEPT_MAX)
         if len(head) < whole and not self._head_ends and not self._ending:
             raise _NeedOctets(whole)
         end = self.offset + shape.length
         if self._ending and self._limit < end + _SYNC_SIZE:
-            left = self._limit - self.offset
-            return left == shape.length + DIRTY_LIST_EXCESS
+            return self._limit == end + DIRTY_LIST_EXCESS and not self._is_sync(
+                self._ahead(end, HEADER_SIZE), shape.order)
         octets = self._ahead(end, _SYNC_SIZE)
         plain = len(octets) == _SYNC_SIZE and self._is_sync(octets, shape.order)
-        moved = octets[DIRTY_LIST_EXCESS:]
-        shifted = not plain and len(moved) >= HEADER_SIZE and self._is_sync(moved, shape.order)
+        first, moved = octets[:DIRTY_LIST_EXCESS], octets[DIRTY_LIST_EXCESS:]
+        possible = not plain and (shape.body_length or not any(first))
+        shifted = bool(possible) and len(moved) >= HEADER_SIZE and self._is_sync(moved, shape.order)
         if shifted:
             self._shifted_lists = True
             self._find("shifted_dirty_list", "the dirty PFN lists of this connection have "

@@ -201,7 +201,10 @@ def test_a_capture_that_ends_early_gives_what_is_there(tmp_path: Path, wire: Wir
         (tmp_path / "x").write_bytes(cut)
         result = read(tmp_path / "x")
         assert "damaged_file" in result.rules()
-        assert result.framed()[:20] == wire.expected()[:20]
+        whole = {(r.direction, r.stream_offset, r.full_name, r.length)
+                 for r in result.records if r.status == "complete"}
+        assert whole <= set(wire.expected())
+        assert len(whole) >= 10
 
 
 @pytest.mark.parametrize(("octets", "says"), [

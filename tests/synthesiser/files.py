@@ -156,7 +156,7 @@ def write(path: Path, wires: Wire | Sequence[Wire], link: str = "ethernet") -> P
     return path
 
 
-def write_large(path: Path, opening: Wire, checkpoint: Wire, copies: int, frame: int = 1448) -> None:
+def write_large(path: Path, opening: Wire, checkpoint: Wire, copies: int) -> None:
     """A capture of `opening` and then `copies` of `checkpoint`, written fast: the frames of one
     checkpoint are made once and then only renumbered (sequence, acknowledgement, time)."""
     with path.open("wb") as out:
@@ -180,7 +180,7 @@ def write_large(path: Path, opening: Wire, checkpoint: Wire, copies: int, frame:
             done = np.array([base[side] + copy * length[side] for side in (0, 1)])
             _put(template, tcp + 4, isn[sides] + 1 + done[sides] + rows["offset"], ">u4")
             _put(template, tcp + 8, isn[1 - sides] + 1 + done[1 - sides] + rows["ack"], ">u4")
-            template.tofile(out)
+            out.write(template.data)
 
 
 def _put(octets: np.ndarray, at: np.ndarray, values: np.ndarray, kind: str) -> None:

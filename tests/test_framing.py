@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Framing: whole, in any pieces, byte by byte, with rubbish behind; every good case has a bad twin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dissector import protocol as p
+from dissector.framing import Framer
+from dissector.record import Record
+from dissector.streams import RANGE_COLUMNS, Run
+from tests.synthesiser import stream
+from tests.synthesiser.stream import Guest, Message, encode, record
+
+TINY = Guest(memory=2, holes=1, dirty=1, emulator=40, page=b"\xab" * 4096)
+CASES: dict[str, list[Message]] = {
+    "colo": list(stream.colo(2, TINY)),
+    "colo of 2015": list(stream.colo(2, replace(TINY, order_2015=True))),
+    "remus": list(stream.remus(2, TINY)),
+    "remus of a PV guest": list(stream.remus(2, replace(TINY, hvm=False))),
+    "plain": list(stream.plain(TINY)),
+    "plain, failed": list(stream.plain(TINY, failed=True)),
+    "libvirt": list(stream.plain(replace(TINY, xl=False))),
+    "version 2": list(stream.plain(replace(TINY, version=2))),
+    "big-endian": list(stream.colo(2, replace(TINY, order="big"))),
+    "Xen 4.18": list(stream.colo(3, replace(TINY, shifted=True))),
+    "Xen 4.18, empty lists": list(stream.colo(3, replace(TINY, shifted=True, lists=()))),
+    "empty lists": list(stream.colo(3, replace(TINY, lists=()))),
+    "PFN 0 first": list(stream.colo(3, replace(TINY, lists=(0, 3)))),
+    "only PFN 0 (AMD)": list(stream.colo(3, replace(TINY, lists=(0,)))),
+    "only PFN 0, Xen 4.18": list(stream.colo(3, replace(TINY, lists=(0,), shifted=True))),
+}
+SIDES = [(case, direction) for case in CASES for direction in p.DIRECTIONS]
+
+
+def octets_of(messages: Iterable[Message], direction: str) -> bytes:
+    return b"".join(m.octets for m in messages if m.direction == direction)
+
+
+def expected(messages: Iterable[Message], direction: str) -> list[tuple[int, str, int]]:
+    at, found = 0, []
+    for message in messages:
+        if message.direction == direction:
+            found.append((at, message.structure.full_name, len(message.octets)))
+            at += len(message.octets)
+    return found
+
+
+def run_of(octets: bytes, cuts: Iterable[int], begin: int = 0, frame: int = 1) -> Run:
+    """Octets as a run of ranges with ends at `cuts`."""
+    ends = [*sorted({c for c in cuts if 0 < c < len(octets)}), len(octets)]
+    starts = [0, *ends[:-1]]
+    rows = np.zeros((len(ends), RANGE_COLUMNS), np.int64)
+    for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        rows[i] = begin + start, end - start, end - start, start, frame + i, frame + i, 0
+    return Run(rows, np.zeros((0, 3), np.int64), np.frombuffer(octets, np.uint8),
+               np.zeros(0, np.uint8))
+
+
+def fed(octets: bytes, direction: str, feeds: Iterable[int] = (), cuts: Iterable[int] = (),
+        ) -> tuple[list[Record], Framer]:
+    """Records of octets that are fed in pieces with ends at `feeds`."""
+    framer, records, cuts = Framer(direction), [], set(cuts)
+    ends = [*sorted({c for c in feeds if 0 < c < len(octets)}), len(octets)]
+    begin, frame = 0, 1
+    for end in ends if octets else ():
+        run = run_of(octets[begin:end], [c - begin for c in cuts], begin, frame)
+        # What the caller's block held is gone once it has been fed.
+        data = run.data.copy()
+        run.data = data
+        records += framer.feed(run)
+        data[:] = 0xEE
+        frame += len(run.rows)
+        begin = end
+    return records + framer.finish(), framer
+
+
+def shape(records: list[Record]) -> list[tuple[int, str, int]]:
+    return [(r.stream_offset, r.full_name, r.length) for r in records]
+
+
+@pytest.mark.parametrize(("case", "direction"), SIDES)
+def test_whole_and_byte_by_byte(case: str, direction: str) -> None:
+    octets = octets_of(CASES[case], direction)
+    whole, framer = fed(octets, direction)
+    assert shape(whole) == expected(CASES[case], direction)
+    assert not [f for f in framer.findings if f.rule != "shifted_dirty_list"]
+    single, _ = fed(octets, direction, feeds=range(len(octets)))
+    assert shape(single) == shape(whole)
+    for a, b, message in zip(whole, single, [m for m in CASES[case] if m.direction == direction],
+                             strict=True):
+        assert (a.octets, a.count, a.pages, a.control_id) == (b.octets, b.count, b.pages,
+                                                              b.control_id)
+        assert a.control_id == message.control_id
+        for name, value in message.expected.items():
+            assert getattr(a, name) == value
+        # Frames are octets here: exact to the octet.
+        assert (b.first_frame, b.last_frame, b.frame) == (b.stream_offset + 1, b.end, b.end)
+
+
+@settings(max_examples=80, deadline=None)
+@given(side=st.sampled_from(SIDES), data=st.data())
+def test_any_pieces(side: tuple[str, str], data: st.DataObject) -> None:
+    case, direction = side
+    octets = octets_of(CASES[case], direction)
+    places = st.lists(st.integers(1, max(len(octets), 2) - 1), max_size=40)
+    whole, _ = fed(octets, direction)
+    pieces, _ = fed(octets, direction, feeds=data.draw(places), cuts=data.draw(places))
+    assert shape(pieces) == shape(whole)
+    assert [r.octets for r in pieces] == [r.octets for r in whole]
+
+
+@pytest.mark.parametrize("rubbish", [b"\xff" * 40, b"\x99" * 7, bytes(3), b"HTTP/1.1 200 OK\r\n" * 3,
+                                     b"\x13" + bytes(23)], ids=repr)
+@pytest.mark.parametrize(("case", "direction"), SIDES)
+def test_with_rubbish_behind(case: str, direction: str, rubbish: bytes) -> None:
+    """What precedes is as without it, and what follows is named: nothing is invented."""
+    good = expected(CASES[case], direction)
+    octets = octets_of(CASES[case], direction)
+    for feeds in ((), range(len(octets) + len(rubbish))):
+        records, framer = fed(octets + rubbish, direction, feeds=feeds)
+        assert shape([r for r in records if r.status == "complete"]) == good
+        rules = {f.rule for f in framer.findings} - {"shifted_dirty_list"}
+        assert rules in ({"lost_place"}, {"truncated"}), rules
+
+
+@pytest.mark.parametrize(("case", "direction"), SIDES)
+def test_cut_short_anywhere(case: str, direction: str) -> None:
+    """A stream that ends inside a record gives that record as truncated, and never less before."""
+    octets, good = octets_of(CASES[case], direction), expected(CASES[case], direction)
+    lists = [(at, at + size) for at, name, size in good if name.endswith("DIRTY_PFN_LIST")]
+    for end in range(1, len(octets), max(1, len(octets) // 300)):
+        records, _ = fed(octets[:end], direction)
+        complete = [r for r in records if r.status == "complete"]
+        # Cut inside a list or close behind it, both of its shapes may fit.
+        until = next((at for at, stop in lists if at < end < stop + 16), end)
+        assert [s for s in shape(complete) if s[0] < until] == [
+            g for g in good if g[0] + g[2] <= end and g[0] < until]
+        assert [r.status for r in records[len(complete):]] in ([], ["truncated"])
+
+
+HEAD = b"".join(m.octets for m in CASES["libvirt"][:4])
+BODY = b"".join(m.octets for m in CASES["libvirt"][4:7])
+
+
+@pytest.mark.parametrize(("accepted", "rejected"), [
+    # an optional record is skipped, an unknown mandatory one ends the reading
+    (record(0x80000042, b"whatever"), record(0x42, b"whatever")),
+    (record(0x80000000, b""), record(0x13, b"")),
+    # the longest body, and one octet more
+    ((0x80000001).to_bytes(4, "little") + (128 << 20).to_bytes(4, "little"),
+     (0x80000001).to_bytes(4, "little") + ((128 << 20) + 1).to_bytes(4, "little")),
+], ids=["unknown", "new number", "length"])
+def test_record_headers(accepted: bytes, rejected: bytes) -> None:
+    good, framer = fed(HEAD + BODY + accepted, p.FORWARD)
+    assert framer.lost is None
+    assert good[-1].type == int.from_bytes(accepted[:4], "little")
+    bad, framer = fed(HEAD + BODY + rejected, p.FORWARD)
+    assert framer.lost is not None
+    assert framer.lost.stream_offset == len(HEAD + BODY)
+    assert shape(bad) == shape(good[:-1])
+
+
+@pytest.mark.parametrize(("structure", "good", "bad"), [
+    (p.X86_TSC_INFO, {"mode": 0, "khz": 1, "nsec": 2}, bytes(23)),
+    (p.LIBXC_END, {}, bytes(8)),
+    (p.PAGE_DATA, {"pfn": [stream.pfn_word(5, "XTAB")]}, (1).to_bytes(8, "little") + bytes(8)),
+    (p.PAGE_DATA, {"pfn": [1], "page_data": bytes(4096)},
+     (1).to_bytes(8, "little") + bytes(8) + bytes(4095)),
+    (p.PAGE_DATA, {"pfn": [1], "page_data": bytes(4096)}, bytes(8)),
+    (p.HVM_PARAMS, {"param": [(1, 2)]}, (2).to_bytes(8, "little") + bytes(16)),
+    (p.HVM_PARAMS, {}, (1 << 31).to_bytes(8, "little")),
+    (p.X86_CPUID_POLICY, {"leaves": [(0,) * 6]}, bytes(25)),
+], ids=lambda value: getattr(value, "name", ""))
+def test_lengths(structure: p.Structure, good: dict[str, object], bad: bytes) -> None:
+    """A record whose length does not fit is a finding; the reading goes on behind it."""
+    behind = encode(p.STATIC_DATA_END)
+    for octets, rules in ((encode(structure, **good), set()),
+                          (record(structure.type or 0, bad), {"bad_length"})):
+        tail = b"" if structure is p.LIBXC_END else behind
+        records, framer = fed(HEAD + octets + tail, p.FORWARD)
+        assert {f.rule for f in framer.findings} == rules
+        assert records[4].structure is structure
+        assert len(records) == 5 + bool(tail)
+
+
+def test_errata_of_old_xen_are_tolerated() -> None:
+    empty = [record(s.type or 0, b"") for s in p.STRUCTURES if s.may_be_empty]
+    records, framer = fed(HEAD + b"".join(empty), p.FORWARD)
+    assert len(records) == 4 + len(empty) == 8
+    assert not framer.findings
+    _, framer = fed(HEAD + record(p.X86_PV_VCPU_BASIC.type or 0, b""), p.FORWARD)
+    assert {f.rule for f in framer.findings} == {"bad_length"}
+
+
+def test_a_record_from_the_wrong_side() -> None:
+    _, framer = fed(HEAD + encode(p.CHECKPOINT_DIRTY_PFN_LIST, pfn=[1]), p.FORWARD)
+    assert {f.rule for f in framer.findings} == {"wrong_direction"}
+
+
+@pytest.mark.parametrize("octets", [
+    encode(p.CHECKPOINT_STATE, control_id=4), record(5, b"\0\0\0\0\0\0\0\0"),
+    encode(p.CHECKPOINT_STATE, control_id=1)[:-1] + b"\1",
+    record(0xF, bytes(9)), record(1, bytes(8)), encode(p.LIBXL_END)], ids=repr)
+def test_the_back_channel_knows_two_records(octets: bytes) -> None:
+    records, framer = fed(p.BANNER.magic + octets, p.BACK)
+    assert [r.name for r in records] == ["BANNER"]
+    assert framer.lost is not None
+    good, framer = fed(p.BANNER.magic + encode(p.CHECKPOINT_STATE, control_id=3), p.BACK)
+    assert framer.lost is None
+    assert good[-1].control_id == 3
+
+
+def test_the_shape_of_a_list_is_decided_late_and_dated_early() -> None:
+    """PFN 0 first: only what follows tells both shapes apart; the times are those of its end."""
+    for case in ("only PFN 0 (AMD)", "only PFN 0, Xen 4.18"):
+        octets = octets_of(CASES[case], p.BACK)
+        framer, seen = Framer(p.BACK), []
+        for i, octet in enumerate(octets):
+            seen += [(i, r) for r in framer.feed(run_of(bytes([octet]), (), i, i + 1))]
+        when, first = next((i, r) for i, r in seen if r.name == "CHECKPOINT_DIRTY_PFN_LIST")
+        assert first.frame == first.end
+        assert when >= first.end, "decided by what follows"
+        assert first.shifted == (case == "only PFN 0, Xen 4.18")
+        assert first.fields == {"pfn": [0]}
+
+
+def test_a_list_at_the_end_is_decided_by_its_size() -> None:
+    for shifted in (False, True):
+        message = stream._Writer(replace(TINY, shifted=shifted)).dirty_list((0, 7))
+        records, _ = fed(p.BANNER.magic + message.octets, p.BACK)
+        assert [r.status for r in records] == ["complete"] * 2
+        assert records[-1].fields == {"pfn": [0, 7]}
+        assert records[-1].shifted == shifted
+
+
+def test_long_bodies_are_not_kept() -> None:
+    """128 MiB of body take no memory: only what stands in front of the contents is kept."""
+    count = (128 << 20) // 4104
+    head = record(1, b"")[:4] + (8 + count * 4104).to_bytes(4, "little") \
+        + count.to_bytes(8, "little")
+    framer = Framer(p.FORWARD)
+    framer.feed(run_of(HEAD + head, ()))
+    at, left = len(HEAD + head), count * 4104
+    zeros = bytes(1 << 20)
+    records: list[Record] = []
+    while left:
+        size = min(left, len(zeros))
+        records += framer.feed(run_of(zeros[:size], (), at))
+        at, left = at + size, left - size
+    assert len(records) == 1
+    assert records[0].status == "complete"
+    assert len(records[0].octets) == 64 << 10
+
+
+def test_every_record_decodes_to_what_was_encoded() -> None:
+    values = {"mode": 2, "khz": 1_999_999, "nsec": 1 << 60, "incarnation": 7}
+    for order in ("little", "big"):
+        head = b"".join(m.octets for m in stream.plain(replace(TINY, xl=False, order=order)))[:64]
+        found, _ = fed(head + encode(p.X86_TSC_INFO, order, **values), p.FORWARD)
+        assert found[-1].fields == {**values, "reserved": 0}
