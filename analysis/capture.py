@@ -15,8 +15,9 @@ from analysis.checkpoints import checkpoints
 from analysis.latency import latency
 from analysis.pairs import pairs
 from dissector.engine import Engine
-from dissector.record import Record
+from dissector.findings import NOTE, Finding
 from dissector.recognise import COLO_PROXY, ENCRYPTED, QEMU_COLO, seems
+from dissector.record import Record
 
 
 class Capture:
@@ -72,8 +73,7 @@ class Capture:
             return tables.connections(self.engine, self.export("records"),
                                       self.export("checkpoints"), every)
         if table == "findings":
-            self._checkpoints  # adds findings of its own
-            return tables.findings(self.engine)
+            return tables.findings(self.engine.findings + self._checkpoints_found[1])
         frame: pd.DataFrame = {
             "records": lambda: tables.records(self._rows), "syncs": lambda: self._syncs.copy(),
             "pairs": lambda: self._pairs.copy(), "latency": lambda: latency(self._pairs),
@@ -84,11 +84,13 @@ class Capture:
     def _pairs(self) -> pd.DataFrame:
         return pairs(self._syncs)
 
-    @cached_property
+    @property
     def _checkpoints(self) -> pd.DataFrame:
-        frame, found = checkpoints(self.engine, self._rows, self._syncs, self._pairs)
-        self.engine.findings += found
-        return frame
+        return self._checkpoints_found[0]
+
+    @cached_property
+    def _checkpoints_found(self) -> tuple[pd.DataFrame, list[Finding]]:
+        return checkpoints(self.engine, self._rows, self._syncs, self._pairs)
 
     def _per_file(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Frame numbers as each file counts them; with several files a column that names it."""
@@ -102,7 +104,7 @@ class Capture:
             where[frame[name].isna()] = None
             frame[name] = frame[name] - starts[at] + 1
             column = str(name).removesuffix("frame") + "file"
-            frame.insert(frame.columns.get_loc(name), column, where)  # type: ignore[arg-type]
+            frame.insert(frame.columns.get_loc(name), column, where)
         return frame
 
     def found_instead(self) -> str:
@@ -111,7 +113,7 @@ class Capture:
         count = engine.streams.count
         packets = sum(file.packets for file in engine.files)
         if not count:
-            why = "; ".join(f.text for f in engine.findings if f.severity != "note")
+            why = "; ".join(f.text for f in engine.findings if f.severity != NOTE)
             return f"no TCP connection in {packets} packets" + (f"; {why}" if why else "")
         parts = [f"{count} TCP connection{'s'[:count != 1]}, none carries a Xen migration stream"]
         seen: dict[str, str] = {}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -262,7 +263,7 @@ def _remus(connection: Connection, rows: np.ndarray) -> list[dict[str, Any]]:
         cuts.append(len(forward))
     lost = connection.lost(FORWARD)
     out = []
-    for number, (begin, end) in enumerate(zip(cuts, cuts[1:], strict=False)):
+    for number, (begin, end) in enumerate(itertools.pairwise(cuts)):
         mine = forward[begin:end]
         span = _Span(number, mine, back[:0], {})
         row = _volume(connection, span, ABSOLUTE if connection.start_seen else RELATIVE)

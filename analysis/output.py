@@ -63,7 +63,7 @@ def _csv(frame: pd.DataFrame, command: str) -> str:
 
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     plain = _rounded(frame).astype(object).where(frame.notna(), None)
-    return plain.to_dict("records")  # type: ignore[return-value]
+    return plain.to_dict("records")
 
 
 def _json(frame: pd.DataFrame, command: str) -> str:

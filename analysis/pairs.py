@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,7 +45,7 @@ def pairs(syncs: pd.DataFrame) -> pd.DataFrame:
 def _of_connection(points: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     opened: dict[str, Any] | None = None
     broken = ""
-    for a, b in zip(points, points[1:], strict=False):
+    for a, b in itertools.pairwise(points):
         reason = _reason(a, b)
         if a["name"] == OPENS:
             opened, broken = a, "" if a["status"] == OK else str(a["status"])

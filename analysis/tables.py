@@ -15,7 +15,7 @@ import pandas as pd
 
 from dissector.connection import OURS, Connection
 from dissector.engine import Engine
-from dissector.findings import ERROR, NOTE, RULES, WARNING
+from dissector.findings import ERROR, NOTE, RULES, WARNING, Finding
 from dissector.protocol import DIRECTIONS, LAYERS, SENDER, STRUCTURES, XEN_COLO
 from dissector.recognise import seems
 from dissector.record import COMPLETE, GAP, PENDING, SNAPPED, TRUNCATED, Record
@@ -207,10 +207,10 @@ def _connection(engine: Engine, number: int, ours: Connection | None, count: pd.
             "back_octets": ours.stream.passed(1 - side), "holes": len(ours.holes)}
 
 
-def findings(engine: Engine) -> pd.DataFrame:
+def findings(found: list[Finding]) -> pd.DataFrame:
     """One row for each finding: rule, severity, connection, direction, frame, stream_offset,
     section, text."""
-    found = sorted(engine.findings, key=lambda f: (f.connection, f.frame))
+    found = sorted(found, key=lambda f: (f.connection, f.frame))
     return pd.DataFrame({
         "rule": pd.Categorical([f.rule for f in found], list(RULES)),
         "severity": pd.Categorical([f.severity for f in found], [ERROR, WARNING, NOTE]),

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -117,7 +118,7 @@ class Engine:
         numbers = rows[order, STREAM]
         bounds = np.flatnonzero(np.diff(numbers, prepend=numbers[0] - 1, append=numbers[-1] + 1))
         events: list[Record | Sync] = []
-        for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
+        for begin, end in itertools.pairwise(bounds):
             number = int(numbers[begin])
             connection = self.connections.get(number)
             if connection is None:

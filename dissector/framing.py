@@ -424,8 +424,7 @@ class Framer:
         if record.structure is DOMAIN_HEADER:
             shift = fields.integer(DOMAIN_HEADER, PAGE_SHIFT.name, record.octets, record.order)
             self.page_size = 1 << shift if shift is not None and shift < 32 else 0
-        then = dict(self.state.then).get(record.structure, self.state.otherwise)  # type: ignore[call-overload]
-        if then:
+        if then := self.state.after(record.structure):
             self.state = STATES[then]
         self.offset += record.length
         self._head, self._head_ends, self._need = bytearray(), False, HEADER_SIZE

@@ -221,7 +221,8 @@ class Container:
         self.packets += rows
         if rows:
             self._previous = int(out[3, rows - 1])
-        return Packets(data, *(out[i, :rows] for i in range(5))), at
+        position, captured, wire, time, link = out[:, :rows]
+        return Packets(data, position, captured, wire, time, link), at
 
     def _open(self, data: np.ndarray, at: int, end: int) -> int:
         if end - at < 24:

@@ -462,6 +462,10 @@ class State:
     then: tuple[tuple[Structure, str], ...] = ()
     otherwise: str = ""
 
+    def after(self, structure: Structure | None) -> str:
+        """Name of the state behind a structure; "" if it is this one."""
+        return next((name for s, name in self.then if s is structure), self.otherwise)
+
 
 STATES: Mapping[str, State] = MappingProxyType({state.name: state for state in (
     State("start", FORWARD, "nothing has been sent",

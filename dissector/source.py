@@ -33,7 +33,7 @@ class _Peeked(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def, override]
+    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]
         if self._head:
             n = min(len(buffer), len(self._head))
             buffer[:n] = self._head[:n]
@@ -77,7 +77,7 @@ class _Decompressed(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def, override]
+    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]
         while True:
             octets = b""
             if self._member.eof:
@@ -114,7 +114,7 @@ class Source:
         self.name = os.fspath(name)
         self.fault: str | None = None
         self.compression = ""
-        self._errors: tuple[type[Exception], ...] = ()
+        self._errors: tuple[type[Exception], ...] = (EOFError, OSError, zlib.error)
         self._on_progress = on_progress
         self._reported = 0
         try:
@@ -143,7 +143,7 @@ class Source:
         elif head.startswith(ZSTD_MAGIC):
             zstd = _zstd()
             self.compression = "zstd"
-            self._errors = (zstd.ZstdError,)
+            self._errors = (*self._errors, zstd.ZstdError)
             # `zstd --long=31` is used for large captures.
             wide = {zstd.DecompressionParameter.window_log_max: 31}
             self._octets = _Decompressed(octets, lambda: zstd.ZstdDecompressor(options=wide))
@@ -152,7 +152,7 @@ class Source:
         """Fill a part of `buffer`; the number of octets, 0 at the end."""
         try:
             n = self._octets.readinto(buffer) or 0
-        except (EOFError, OSError, zlib.error, *self._errors) as error:
+        except self._errors as error:
             self.fault = f"the {self.compression or 'input'} data is damaged ({error})"
             return 0
         if self._on_progress and self.seekable:

@@ -71,10 +71,11 @@ def test_times_come_from_the_frames_that_first_show_octets() -> None:
             mine = np.flatnonzero((rows["side"] == side) & (rows["length"] > 0))
             begin, end = record.stream_offset, record.end
 
-            def first_with(octet: int, mine: np.ndarray = mine) -> int:
-                covers = mine[(rows["offset"][mine] <= octet)
-                              & (rows["offset"][mine] + rows["length"][mine] > octet)]
-                return int(covers[0]) + 1
+            starts, sizes = rows["offset"][mine], rows["length"][mine]
+
+            def first_with(octet: int, mine: np.ndarray = mine, starts: np.ndarray = starts,
+                           sizes: np.ndarray = sizes) -> int:
+                return int(mine[(starts <= octet) & (starts + sizes > octet)][0]) + 1
 
             assert record.first_frame == first_with(begin)
             assert record.last_frame == first_with(end - 1)

@@ -197,7 +197,7 @@ class _Writer:
                                          min(self.guest.dirty, self.guest.memory)))
 
 
-def plain(guest: Guest = Guest(), failed: bool = False) -> Iterator[Message]:  # noqa: B008
+def plain(guest: Guest = Guest(), failed: bool = False) -> Iterator[Message]:
     """`xl migrate`: one pass over memory, some of it again, then everything else."""
     w = _Writer(guest)
     yield from w.opening()
@@ -212,7 +212,7 @@ def plain(guest: Guest = Guest(), failed: bool = False) -> Iterator[Message]:  #
             yield w.message(p.GO_MESSAGE, BACK)
 
 
-def remus(epochs: int, guest: Guest = Guest()) -> Iterator[Message]:  # noqa: B008
+def remus(epochs: int, guest: Guest = Guest()) -> Iterator[Message]:
     """Remus: `epochs` checkpoints, then nothing."""
     w = _Writer(guest)
     yield from w.opening()
@@ -223,7 +223,7 @@ def remus(epochs: int, guest: Guest = Guest()) -> Iterator[Message]:  # noqa: B0
         yield from w.device(p.CHECKPOINT_END)
 
 
-def colo(checkpoints: int, guest: Guest = Guest()) -> Iterator[Message]:  # noqa: B008
+def colo(checkpoints: int, guest: Guest = Guest()) -> Iterator[Message]:
     """COLO: the initial transfer (checkpoint 0), then `checkpoints` of them."""
     w = _Writer(guest)
     yield from w.opening()

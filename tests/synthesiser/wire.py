@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -48,7 +49,7 @@ class Wire:
             side = 0 if message.direction == FORWARD else 1
             time += max(message.delay, 3 * gap)
             cuts = sorted({0, *split(message), len(message.octets)})
-            for begin, end in zip(cuts, cuts[1:], strict=False):
+            for begin, end in itertools.pairwise(cuts):
                 for at in range(begin, end, mss):
                     size = min(mss, end - at)
                     rows.append((time, side, sent[side], size, sent[1 - side], ACK | PSH))
