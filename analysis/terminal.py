@@ -32,6 +32,8 @@ _HEADINGS = {
     "svm_ready_to_svm_resumed": "READY→ RESUMED", "new_to_svm_resumed": "NEW→ RESUMED",
     "new_to_new": "NEW→ NEW", "stream_offset": "offset", "forward_octets": "octets",
     "connection": "conn", "complete": "whole"}
+_EXACT = ("delivered_ns",)
+"""Times of day with microseconds; the others are cut to ms."""
 _WIDE = 240
 """Columns of text in a pipe or a file, where nothing folds."""
 
@@ -79,7 +81,8 @@ def _cell(name: str, value: Any) -> str:
     if value is None or value is pd.NA or (isinstance(value, float) and value != value):
         return ""
     if name.endswith("_ns"):
-        return pd.Timestamp(int(value), unit="ns", tz="UTC").strftime("%H:%M:%S.%f")
+        time = pd.Timestamp(int(value), unit="ns", tz="UTC").strftime("%H:%M:%S.%f")
+        return time if name in _EXACT else time[:-3]
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Two commands set everything up: `make demo` and `make test`.
+
+VENV   := .venv
+PYTHON := $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11,\
+            $(shell command -v $(p) >/dev/null 2>&1 && $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
+BIN    := $(VENV)/bin
+DEMO   := pcaps/colo-hvm-fast.A.pcap.zst
+
+# Programs that only the tests need, and the Debian packages that have them.
+PROGRAMS := tshark:tshark dumpcap:wireshark-common tcpdump:tcpdump ip:iproute2 editcap:wireshark-common
+APT      := $(if $(filter 0,$(shell id -u)),,sudo) env DEBIAN_FRONTEND=noninteractive apt-get
+
+.PHONY: demo test lint programs clean
+
+demo: $(VENV)/ready
+	@echo
+	@echo "== $(DEMO): latency between sync-points"
+	@$(BIN)/coloscope latency --format table $(DEMO)
+	@echo
+	@echo "== its checkpoints (the first ten of 50)"
+	@$(BIN)/coloscope checkpoints --format table $(DEMO) | head -12
+	@echo
+	@echo "Now try it on a capture of yours: $(BIN)/coloscope latency FILE"
+
+test: $(VENV)/ready-for-tests programs lint
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/ready-for-tests
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+programs:
+	@missing="$(foreach p,$(PROGRAMS),$$(command -v $(firstword $(subst :, ,$(p))) >/dev/null 2>&1 || echo $(lastword $(subst :, ,$(p)))))"; \
+	missing=$$(echo $$missing | tr ' ' '\n' | sort -u | tr '\n' ' '); \
+	if [ -n "$${missing% }" ]; then \
+	  echo "installing $$missing"; $(APT) update -q && $(APT) install -qy --no-install-recommends $$missing; \
+	fi
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "coloscope needs Python 3.11 or later; none was found"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "installing python3-venv"; \
+	  $(APT) update -q && $(APT) install -qy --no-install-recommends python3-venv; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/ready: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install -q -e .
+	@touch $@
+
+$(VENV)/ready-for-tests: $(VENV)/ready
+	$(BIN)/python -m pip install -q -e '.[test]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info
