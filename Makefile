@@ -44,7 +44,8 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/ready: $(VENV)/bin/python pyproject.toml
-	$(BIN)/python -m pip install -q -e .
+	@echo "installing coloscope and what it needs into $(VENV) (a minute)"
+	@$(BIN)/python -m pip install -q -e .
 	@touch $@
 
 $(VENV)/ready-for-tests: $(VENV)/ready
