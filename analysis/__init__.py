@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 __all__ = ["Capture", "read"]
 
 
+def scapy_ext(ext: Any) -> None:
+    """Scapy asks every top-level package of an extension; the layer is in `dissector`."""
+
+
 def __getattr__(name: str) -> Any:
     # Lazy: `coloscope --help` must not wait for pandas and Numba.
     if name in __all__:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import tables
-from analysis.checkpoints import checkpoints
+from analysis.checkpoints import checkpoints, numbers
 from analysis.latency import latency
 from analysis.pairs import pairs
 from dissector.engine import Engine
@@ -40,7 +40,7 @@ class Capture:
 
     @property
     def records(self) -> pd.DataFrame:
-        """Every record (`analysis.tables.records`)."""
+        """Every record (`analysis.tables.records`), and the number of its checkpoint."""
         return stamped(self.export("records"))
 
     @property
@@ -75,10 +75,20 @@ class Capture:
         if table == "findings":
             return tables.findings(self.engine.findings + self._checkpoints_found[1])
         frame: pd.DataFrame = {
-            "records": lambda: tables.records(self._rows), "syncs": lambda: self._syncs.copy(),
+            "records": lambda: tables.records(self._rows).assign(checkpoint=self._numbers),
+            "syncs": lambda: self._syncs.copy(),
             "pairs": lambda: self._pairs.copy(), "latency": lambda: latency(self._pairs),
             "checkpoints": lambda: self._checkpoints.copy()}[table]()
         return self._per_file(frame)
+
+    @cached_property
+    def _numbers(self) -> pd.Series:
+        """Which checkpoint each record belongs to (Int64)."""
+        found = np.full(len(self._rows), -1, np.int64)
+        for connection in self.engine.ours():
+            mine = self._rows["connection"] == connection.number
+            found[mine] = numbers(connection, self._rows[mine])
+        return pd.Series(pd.arrays.IntegerArray(found, found < 0))
 
     @cached_property
     def _pairs(self) -> pd.DataFrame:

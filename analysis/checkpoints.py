@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,30 +143,44 @@ def _colo(connection: Connection, rows: np.ndarray, syncs: pd.DataFrame, pairs: 
     return out
 
 
+def numbers(connection: Connection, rows: np.ndarray) -> np.ndarray:
+    """Number of the checkpoint, epoch or migration that each row belongs to; -1: it precedes the
+    first NEW of a capture that starts late.
+
+    Everything up to the next NEW, in either direction, belongs to a checkpoint; an epoch of Remus
+    goes on to libxl's CHECKPOINT_END."""
+    forward = rows["direction"] == _FORWARD
+    found = np.zeros(len(rows), np.int64)
+    if connection.kind == COLO:
+        opens = rows[forward & (rows["control_id"] == _OPENS_ID) & (rows["frame"] > 0)]
+        opens = opens[np.argsort(opens["stream_offset"])]
+        found[forward] = opens["stream_offset"].searchsorted(rows["stream_offset"][forward], "right")
+        late = np.where(rows["frame"] == 0, np.iinfo(np.int64).max, rows["frame"])[~forward]
+        found[~forward] = np.maximum.accumulate(opens["frame"]).searchsorted(late, "right")
+        if not connection.start_seen:
+            found[found == 0] = -1
+    elif connection.kind == REMUS:
+        ends = np.sort(_are(rows[forward], CHECKPOINT_END)["stream_offset"])
+        found[forward] = ends.searchsorted(rows["stream_offset"][forward], "left")
+    return found
+
+
 def _spans(connection: Connection, rows: np.ndarray) -> list[_Span]:
-    """Everything up to the next NEW, in either direction, belongs to a checkpoint."""
-    forward, back = rows[rows["direction"] == _FORWARD], rows[rows["direction"] == _BACK]
-    forward = forward[np.argsort(forward["stream_offset"], kind="stable")]
-    back = back[np.argsort(back["stream_offset"], kind="stable")]
-    opens = np.flatnonzero((forward["control_id"] == _OPENS_ID) & (forward["frame"] > 0))
-    frames = forward["frame"][opens]
-    back_cut = np.searchsorted(np.maximum.accumulate(np.where(
-        back["frame"] == 0, np.iinfo(np.int64).max, back["frame"])), frames)
-    cuts = [0, *opens.tolist(), len(forward)]
-    back_cuts = [0, *back_cut.tolist(), len(back)]
-    start = connection.start_seen
+    """The records of each checkpoint, by direction, each in stream order."""
+    rows = rows[np.argsort(rows["stream_offset"], kind="stable")]
+    which = numbers(connection, rows)
+    present = np.unique(which)
     spans = []
-    for i in range(len(cuts) - 1):
-        number = i if start or i else None
-        span = _Span(number, forward[cuts[i]:cuts[i + 1]], back[back_cuts[i]:back_cuts[i + 1]], {})
-        if number is None and not len(span.forward) and not len(span.back):
-            continue
-        until = frames[i] if i < len(frames) else None
+    for number, following in zip(present, [*present[1:], None], strict=True):
+        mine = rows[which == number]
+        span = _Span(None if number < 0 else int(number), mine[mine["direction"] == _FORWARD],
+                     mine[mine["direction"] == _BACK], {})
+        after = rows[(which == following) & (rows["control_id"] == _OPENS_ID)]["frame"] \
+            if following is not None else []
         for direction in DIRECTIONS:
             lost = connection.lost(direction)
-            damaged = lost is not None and (until is None or lost <= until)
-            span.whole[direction] = not damaged and not (
-                span.of(direction)["status"] == _GAP).any()
+            damaged = lost is not None and (not len(after) or lost <= after[0])
+            span.whole[direction] = not damaged and not (span.of(direction)["status"] == _GAP).any()
         spans.append(span)
     return spans
 
@@ -254,18 +267,13 @@ def _volume(connection: Connection, span: _Span, numbering: str) -> dict[str, An
 
 def _remus(connection: Connection, rows: np.ndarray) -> list[dict[str, Any]]:
     """One row for each libxc CHECKPOINT; its epoch goes on to libxl's CHECKPOINT_END."""
-    forward, back = rows[rows["direction"] == _FORWARD], rows[rows["direction"] == _BACK]
-    forward = forward[np.argsort(forward["stream_offset"], kind="stable")]
-    kinds = forward["structure"]
-    ends = np.flatnonzero(kinds == _NUMBER_OF[id(CHECKPOINT_END)]) + 1
-    cuts = [0, *ends.tolist()]
-    if len(_are(forward[cuts[-1]:], CHECKPOINT)):
-        cuts.append(len(forward))
     lost = connection.lost(FORWARD)
     out = []
-    for number, (begin, end) in enumerate(itertools.pairwise(cuts)):
-        mine = forward[begin:end]
-        span = _Span(number, mine, back[:0], {})
+    for number, span in enumerate(_spans(connection, rows)):
+        mine = span.forward
+        if not len(_are(mine, CHECKPOINT)):
+            continue
+        span = _Span(number, mine, span.back[:0], {})
         row = _volume(connection, span, ABSOLUTE if connection.start_seen else RELATIVE)
         at, merged = int(mine["first_seen_ns"][0]), []
         for boundary in _TRANSFER:

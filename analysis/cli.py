@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from analysis.capture import Capture
+    from analysis.window import Bound
 
 _FORMATS = ("table", "csv", "json", "jsonl", "parquet")
 _NOTHING, _FAILED = 0, 2
@@ -109,6 +110,58 @@ def checkpoints(files: tuple[str, ...], **options: Any) -> None:
         _write(_read(files), "checkpoints", options)
 
 
+@main.command()
+@click.option("--checkpoint", type=int, metavar="K", help="The records of this checkpoint or epoch.")
+@click.option("--offset", metavar="CONNECTION:DIRECTION:OFFSET",
+              help="The record there; DIRECTION is forward or back.")
+@click.option("--frame", type=int, metavar="N", help="The records that have octets in this frame.")
+@click.option("--every", is_flag=True, help="All items of arrays and all octets of contents.")
+@click.option("--connection", metavar="N|ADDRESS:PORT", help="With --checkpoint: of this connection.")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+def show(files: tuple[str, ...], checkpoint: int | None, offset: str | None, frame: int | None,
+         every: bool, connection: str | None) -> None:
+    """Explain records field by field."""
+    with _ends():
+        from analysis import pick
+        from dissector.explain import explain
+
+        if sum(choice is not None for choice in (checkpoint, offset, frame)) != 1:
+            raise pick.PickError("show wants one of --frame, --offset and --checkpoint")
+        capture = _read(files)
+        if frame is not None:
+            chosen = pick.in_frame(capture, frame)
+        elif offset is not None:
+            chosen = pick.at_offset(capture, offset)
+        else:
+            chosen = pick.of_checkpoint(capture, checkpoint or 0, _ours(capture, connection))
+        for i, record in enumerate(pick.again(capture, chosen)[1]):
+            click.echo(("\n" if i else "") + "\n".join(explain(record, every=every)))
+
+
+@main.command()
+@click.option("--to", "until", metavar="TIME|FRAME", help="Only packets up to this frame or time.")
+@click.option("--from", "since", metavar="TIME|FRAME", help="Only packets from this frame or time on.")
+@click.option("--checkpoint", type=int, metavar="K", help="Only packets of this checkpoint or epoch.")
+@click.option("--connection", metavar="N|ADDRESS:PORT", help="Only packets of this connection.")
+@click.option("-o", "output", required=True, metavar="OUT", help="The pcap to write.")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+def cut(files: tuple[str, ...], output: str, connection: str | None, checkpoint: int | None,
+        since: str | None, until: str | None) -> None:
+    """Write packets of migration streams to a pcap."""
+    with _ends():
+        from analysis import pick
+        from dissector.cut import cut as write_packets
+
+        if checkpoint is not None and (since or until):
+            raise pick.PickError("cut wants --checkpoint or a window (--from, --to), not both")
+        capture = _read(files)
+        chosen = _ours(capture, connection)
+        wanted = pick.frames_of_checkpoint(capture, checkpoint, chosen) if checkpoint is not None \
+            else pick.Frames(*_window(capture, since, until))
+        count = write_packets(capture.engine, output, set(chosen), wanted)
+        click.echo(f"coloscope: {count} packets in {output}", err=True)
+
+
 # --- what the commands share ------------------------------------------------------------------
 
 
@@ -194,13 +247,9 @@ def _selected(capture: Capture, table: str, options: dict[str, Any], every: bool
     """A table, cut down to what `--connection`, `--from` and `--to` name."""
     from analysis.latency import latency as statistics
     from analysis.tables import RECORD_COLUMNS, SYNC_COLUMNS
-    from analysis.window import Bound, WindowError, bound, within
+    from analysis.window import within
 
-    begin, end = (bound(text, capture.engine.first_ns) if (text := options[name]) else Bound()
-                  for name in ("since", "until"))
-    if len(capture.engine.files) > 1 and (begin.frame or end.frame):
-        raise WindowError("with several files --from and --to take a time: every file counts its "
-                          "own frames")
+    begin, end = _window(capture, options["since"], options["until"])
     source = "pairs" if table == "latency" else table
     frame = capture.export(source, every=every)
     if options["connection"]:
@@ -211,6 +260,23 @@ def _selected(capture: Capture, table: str, options: dict[str, Any], every: bool
         return statistics(frame)
     columns = {"records": RECORD_COLUMNS, "syncs": SYNC_COLUMNS}.get(table, list(frame))
     return frame[[name for name in frame if name in columns or name.endswith("file")]]
+
+
+def _window(capture: Capture, since: str | None, until: str | None) -> tuple[Bound, Bound]:
+    """What `--from` and `--to` name."""
+    from analysis.window import Bound, WindowError, bound
+
+    begin, end = (bound(text, capture.engine.first_ns) if text else Bound()
+                  for text in (since, until))
+    if len(capture.engine.files) > 1 and (begin.frame or end.frame):
+        raise WindowError("with several files --from and --to take a time: every file counts its "
+                          "own frames")
+    return begin, end
+
+
+def _ours(capture: Capture, wanted: str | None) -> list[int]:
+    """Connections that carry a migration stream: the one that is named, or all."""
+    return _numbers(capture, wanted) if wanted else [c.number for c in capture.engine.ours()]
 
 
 def _numbers(capture: Capture, wanted: str) -> list[int]:

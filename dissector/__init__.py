@@ -23,6 +23,15 @@ _HOMES = {"Engine": "engine", "Finding": "findings", "Record": "record", "Source
 __all__ = ["Engine", "Finding", "Record", "SourceError", "Sync"]
 
 
+def scapy_ext(ext: Any) -> None:
+    """Register the Scapy layer: `conf.exts.load("coloscope")`, then `load_contrib("xen_migration")`."""
+    from importlib.metadata import version
+    from pathlib import Path
+
+    ext.config("coloscope", version("coloscope"))
+    ext.register("xen_migration", ext.MODE.CONTRIB, Path(__file__).with_name("scapy_contrib.py"))
+
+
 def __getattr__(name: str) -> Any:
     # Lazy: importing the description alone must not wait for Numba.
     if name in _HOMES:

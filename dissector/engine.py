@@ -83,7 +83,7 @@ class Engine:
     def finish(self) -> Iterator[Record | Sync]:
         """The capture has ended."""
         for connection in self.connections.values():
-            yield from connection.finish()
+            yield from self._own(connection.finish())
             yield from self._take(connection)
         self._report()
 
@@ -124,11 +124,16 @@ class Engine:
             if connection is None:
                 connection = self.connections[number] = Connection(number)
             mine = rows if end - begin == len(rows) else rows[order[begin:end]]
-            events += connection.feed(segments, mine)
+            events += self._own(connection.feed(segments, mine))
             events += self._take(connection)
             if connection.role == OTHER:
                 self.streams.ignored[number] = True
         yield from events
+
+    def _own(self, records: list[Record]) -> list[Record]:
+        for record in records:
+            record.source = self
+        return records
 
     def _take(self, connection: Connection) -> list[Sync]:
         syncs, connection.syncs = connection.syncs, []

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -12,6 +13,7 @@ from dissector.protocol import (
     ALIGNMENT,
     ARRAY,
     BIG,
+    BLOB,
     ENDIAN_BIT,
     PAGES,
     PFN_TYPE,
@@ -19,6 +21,7 @@ from dissector.protocol import (
     RECORD_HEADER,
     REST,
     STRINGS,
+    TEXT,
     WIDTH,
     Field,
     Structure,
@@ -155,42 +158,50 @@ def expected_body(structure: Structure, octets: bytes, order: str, body_length: 
 @cache
 def keeps(structure: Structure) -> str:
     """Name of the field from which on a record's octets are not kept (contents of pages, blobs)."""
-    return next((f.name for f in structure.fields if f.type in (PAGES, "blob")), "")
+    return next((f.name for f in structure.fields if f.type in (PAGES, BLOB)), "")
 
 
-def decode(structure: Structure, octets: bytes, order: str) -> dict[str, Any]:
-    """Every field that the octets hold, by name.
+def parts(structure: Structure, octets: bytes, order: str) -> Iterator[tuple[Field, int, int, Any]]:
+    """Every field that the octets hold: (field, position, octets, value).
 
     Integers as int, fixed and variable texts as bytes, arrays as a list (of int, or of a dict for
-    an item with several fields), strings as a list of bytes.  Fields that the octets do not reach,
-    page contents and blobs are left out.
+    an item with several fields), strings as a list of bytes, page contents and blobs as bytes.
     """
     values: dict[str, Any] = {}
     at, end = start(structure), len(octets)
     if structure.type is not None and end >= HEADER_SIZE:
         end = min(end, HEADER_SIZE + record_header(octets, order)[1])
     for field in structure.fields:
+        begin = at
         if field.type in WIDTH:
             if at + field.width > end:
-                break
-            values[field.name] = _integer(field, octets, at, order)
+                return
+            value: Any = _integer(field, octets, at, order)
             at += field.width
         elif field.type == ARRAY:
             width = field.width
             count = (end - at) // width if field.count == REST else values.get(field.count, 0)
             count = min(count, (end - at) // width)
-            values[field.name] = [_item(field, octets, at + i * width, order) for i in range(count)]
+            value = [_item(field, octets, at + i * width, order) for i in range(count)]
             at += count * width
         elif field.type == STRINGS:
-            values[field.name] = octets[at:end].split(b"\0")[:-1]
-            break
-        elif field.type == "text":
+            value = octets[at:end].split(b"\0")[:-1]
+            at = end
+        elif field.type == TEXT:
             size = values.get(field.size, 0) if isinstance(field.size, str) else field.size
-            values[field.name] = octets[at:at + size]
+            value = octets[at:at + size]
             at += size
         else:
-            break
-    return values
+            value = octets[at:end]
+            at = end
+        values[field.name] = value
+        yield field, begin, at - begin, value
+
+
+def decode(structure: Structure, octets: bytes, order: str) -> dict[str, Any]:
+    """The same by name, without page contents and blobs."""
+    return {field.name: value for field, _, _, value in parts(structure, octets, order)
+            if field.type not in (PAGES, BLOB)}
 
 
 def _integer(field: Field, octets: bytes, at: int, order: str) -> int:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +14,7 @@ from dissector.segments import (
     CAPTURED,
     FLAGS,
     LENGTH,
+    PACKET,
     POSITION,
     SEQUENCE,
     SIDE,
@@ -56,6 +57,34 @@ def read_octets(engine: Engine, record: Record) -> bytes | None:
     return None
 
 
+def segment_in(engine: Engine, frame: int,
+               near: Callable[[int, str], int]) -> tuple[int, str, int, int] | None:
+    """(connection, direction, first stream offset, octets) of the payload that a frame carries;
+    None if it carries none of one of our streams.  `near` gives a stream offset of a connection
+    and direction that is less than 2 GiB away: sequence numbers wrap."""
+    for segments in _segments_from(engine, frame):
+        rows = segments.rows[segments.rows[:, PACKET] == frame - segments.packets.first]
+        for row in rows[rows[:, LENGTH] > 0]:
+            ends = [segments.endpoint(int(row[STREAM]), i) for i in (0, 1)]
+            for connection in engine.ours():
+                if [engine.streams.endpoint(connection.number, i) for i in (0, 1)] == ends:
+                    side = int(row[SIDE])
+                    sequence = int(row[SEQUENCE]) + (1 if row[FLAGS] & SYN else 0)
+                    direction = connection.direction(side)
+                    about = near(connection.number, direction)
+                    offset = about + _signed(sequence - connection.stream.origin(side) - about)
+                    return connection.number, direction, offset, int(row[LENGTH])
+        if segments.packets.first + len(segments.packets) > frame:
+            return None
+    return None
+
+
+def _signed(distance: int) -> int:
+    """A difference of sequence numbers, which wrap."""
+    distance &= 0xFFFFFFFF
+    return distance - (1 << 32) if distance >= 1 << 31 else distance
+
+
 def _segments_from(engine: Engine, frame: int) -> Iterator[Segments]:
     """The segments of the capture from this frame on (or a little before)."""
     for file in engine.files:
@@ -84,7 +113,5 @@ def _pieces(engine: Engine, segments: Segments, record: Record) -> Iterator[tupl
             streams[number] = [segments.endpoint(number, i) for i in (0, 1)] == ends
         if streams[number]:
             sequence = int(row[SEQUENCE]) + (1 if row[FLAGS] & SYN else 0)
-            distance = (sequence - connection.stream.origin(side) - record.stream_offset) & 0xFFFFFFFF
-            if distance >= 1 << 31:
-                distance -= 1 << 32
+            distance = _signed(sequence - connection.stream.origin(side) - record.stream_offset)
             yield distance, int(row[POSITION]), int(row[CAPTURED])

@@ -3,11 +3,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from dissector.fields import LITTLE_ENDIAN, decode, integer
 from dissector.protocol import CHECKPOINT_STATE, CONTROL_ID, PAGE_DATA, Structure
+
+if TYPE_CHECKING:
+    from scapy.packet import Packet
+
+    from dissector.engine import Engine
 
 COMPLETE, GAP, SNAPPED, TRUNCATED, PENDING = "complete", "gap", "snapped", "truncated", "pending"
 """Statuses: all octets there; some missing from the capture; some cut by the snap length; the
@@ -61,6 +66,8 @@ class Record:
     shifted: bool = False
     """A CHECKPOINT_DIRTY_PFN_LIST as Xen 4.18 writes it (`protocol.DIRTY_LIST_EXCESS`)."""
     connection: int = -1
+    source: Engine | None = field(default=None, repr=False)
+    """Who can read its octets again."""
 
     @property
     def name(self) -> str:
@@ -88,9 +95,26 @@ class Record:
         """Its fields by name, as far as the kept octets reach (see `dissector.fields.decode`)."""
         return decode(self.structure, self.octets, self.order) if self.structure else {}
 
+    def read(self) -> bytes | None:
+        """Every octet as it stood on the wire, page contents and blobs too; None if they cannot be
+        had: the source is a pipe, or the capture lacks some of them."""
+        if not self.octets_missing and not self.shifted:
+            return self.octets
+        return self.source.read_octets(self) if self.source else None
+
+    @property
+    def packet(self) -> Packet:
+        """It as a packet of `dissector.scapy` (needs Scapy).  Contents that cannot be read again
+        are left out; the lengths tell how much that is."""
+        from dissector.scapy import packet_of
+
+        octets = self.read()
+        return packet_of(self.structure, self.order, self.octets if octets is None else octets,
+                         self.shifted and octets is not None)
+
     @property
     def octets_missing(self) -> bool:
-        """Whether `octets` is less than the whole record; `Engine.read_octets` reads it all."""
+        """Whether `octets` is less than the whole record; `read` gives it all."""
         return len(self.octets) < self.length
 
     def __repr__(self) -> str:

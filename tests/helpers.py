@@ -9,7 +9,11 @@ from pathlib import Path
 
 from dissector.connection import Connection
 from dissector.engine import Engine
+from dissector.packets import Reader
 from dissector.record import Record
+from dissector.segments import STREAM, Streams
+from dissector.source import Source
+from dissector.streams import SIZE, Stream
 from dissector.syncpoints import Sync
 
 PCAPS = Path(__file__).parent.parent / "pcaps"
@@ -35,6 +39,25 @@ class Read:
     def connection(self) -> Connection:
         (only,) = self.engine.ours()
         return only
+
+
+def octets_of(path: Path) -> dict[tuple[int, str], bytes]:
+    """Every octet of each direction of the connections that are ours, in memory."""
+    engine = Engine()
+    for _ in engine.run([path]):
+        pass
+    pieces: dict[tuple[int, int], list[bytes]] = {}
+    streams, table = {c.number: Stream() for c in engine.ours()}, Streams()
+    with Source(path) as source:
+        for packets in Reader(source):
+            segments = table.scan(packets)
+            for number, stream in streams.items():
+                rows = segments.rows[segments.rows[:, STREAM] == number]
+                for side, run in enumerate(stream.feed(segments, rows)):
+                    pieces.setdefault((number, side), []).extend(
+                        run.octets(i, 0, int(run.rows[i, SIZE])) for i in range(len(run.rows)))
+    return {(number, engine.connections[number].direction(side)): b"".join(octets)
+            for (number, side), octets in pieces.items()}
 
 
 def read(*paths: Path | str) -> Read:
