@@ -29,7 +29,7 @@ def scapy_ext(ext: Any) -> None:
     from pathlib import Path
 
     ext.config("coloscope", version("coloscope"))
-    ext.register("xen_migration", ext.MODE.CONTRIB, Path(__file__).with_name("scapy_contrib.py"))
+    ext.register("xen_migration", ext.MODE.CONTRIB, Path(__file__).parent / "scapy" / "contrib.py")
 
 
 def __getattr__(name: str) -> Any:

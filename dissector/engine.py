@@ -132,7 +132,7 @@ class Engine:
 
     def _own(self, records: list[Record]) -> list[Record]:
         for record in records:
-            record.source = self
+            record.reader = self.read_octets
         return records
 
     def _take(self, connection: Connection) -> list[Sync]:

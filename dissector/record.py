@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,6 @@ from dissector.protocol import CHECKPOINT_STATE, CONTROL_ID, PAGE_DATA, Structur
 
 if TYPE_CHECKING:
     from scapy.packet import Packet
-
-    from dissector.engine import Engine
 
 COMPLETE, GAP, SNAPPED, TRUNCATED, PENDING = "complete", "gap", "snapped", "truncated", "pending"
 """Statuses: all octets there; some missing from the capture; some cut by the snap length; the
@@ -66,8 +65,8 @@ class Record:
     shifted: bool = False
     """A CHECKPOINT_DIRTY_PFN_LIST as Xen 4.18 writes it (`protocol.DIRTY_LIST_EXCESS`)."""
     connection: int = -1
-    source: Engine | None = field(default=None, repr=False)
-    """Who can read its octets again."""
+    reader: Callable[[Record], bytes | None] | None = field(default=None, repr=False)
+    """What reads its octets again."""
 
     @property
     def name(self) -> str:
@@ -100,7 +99,7 @@ class Record:
         had: the source is a pipe, or the capture lacks some of them."""
         if not self.octets_missing and not self.shifted:
             return self.octets
-        return self.source.read_octets(self) if self.source else None
+        return self.reader(self) if self.reader else None
 
     @property
     def packet(self) -> Packet:

@@ -335,8 +335,8 @@ def _drain(mine, held, out):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _emit_hole(mine, acks, out, end):  # type: ignore[no-untyped-def]
-    """A hole up to `end`, with the first ACK that covers it."""
+def _first_ack(mine, acks, end):  # type: ignore[no-untyped-def]
+    """Row of the first ACK that covers everything below `end`; -1 without one."""
     low, high = 0, mine[_ACKS]
     while low < high:
         middle = (low + high) // 2
@@ -344,23 +344,15 @@ def _emit_hole(mine, acks, out, end):  # type: ignore[no-untyped-def]
             high = middle
         else:
             low = middle + 1
-    frame, time = (acks[low, ACK_FRAME], acks[low, ACK_TIME]) if low < mine[_ACKS] else (0, 0)
-    _emit(mine, out, mine[_NEXT], end - mine[_NEXT], 0, 0, frame, time, 1)
+    return low if low < mine[_ACKS] else -1
 
 
 @njit(cache=True, nogil=True)
-def _covering(mine, acks, end):  # type: ignore[no-untyped-def]
-    """Time of the first ACK that covers everything below `end`, -1 without one."""
-    if mine[_ACKED] < end:
-        return -1
-    low, high = 0, mine[_ACKS]
-    while low < high:
-        middle = (low + high) // 2
-        if acks[middle, COVERS] >= end:
-            high = middle
-        else:
-            low = middle + 1
-    return acks[low, ACK_TIME] if low < mine[_ACKS] else -1
+def _emit_hole(mine, acks, out, end):  # type: ignore[no-untyped-def]
+    """A hole up to `end`, with the first ACK that covers it."""
+    i = _first_ack(mine, acks, end)
+    frame, time = (acks[i, ACK_FRAME], acks[i, ACK_TIME]) if i >= 0 else (0, 0)
+    _emit(mine, out, mine[_NEXT], end - mine[_NEXT], 0, 0, frame, time, 1)
 
 
 @njit(cache=True, nogil=True)
@@ -374,8 +366,8 @@ def _give_up(mine, held, acks, out, now, final):  # type: ignore[no-untyped-def]
                 return
             mine[_NEXT], mine[_STATE] = held[0, OFFSET], _RUNNING
         else:
-            covered = _covering(mine, acks, held[0, OFFSET])
-            waited = now - covered > GRACE if covered >= 0 else now - held[0, TIME] > PATIENCE
+            i = _first_ack(mine, acks, held[0, OFFSET])
+            waited = now - acks[i, ACK_TIME] > GRACE if i >= 0 else now - held[0, TIME] > PATIENCE
             if not (final or full or waited):
                 return
             _emit_hole(mine, acks, out, held[0, OFFSET])
