@@ -19,7 +19,9 @@ from dissector.protocol import (
     CHECKPOINT,
     CHECKPOINT_DIRTY_PFN_LIST,
     CHECKPOINT_END,
+    CHECKPOINT_STATE,
     DIRECTIONS,
+    DOMAIN_HEADER,
     FORWARD,
     GO_MESSAGE,
     LIBXL_END,
@@ -32,7 +34,7 @@ from dissector.protocol import (
     Structure,
 )
 from dissector.record import GAP, TRUNCATED
-from dissector.syncpoints import OK, UNKNOWN_ORDER
+from dissector.syncpoints import OK, UNCONFIRMED, UNKNOWN_ORDER, WRONG_SENDER
 
 ABSOLUTE, RELATIVE = "absolute", "relative"
 
@@ -47,7 +49,7 @@ def pair_column(name: str, to: str) -> str:
 PAIR_COLUMNS = [pair_column(*pair) for pair in (*TRANSITIONS, *WHOLES)]
 PHASE_COLUMNS = [f"{phase}_ms" for phase in PHASES]
 
-_INTEGERS = ("frame", "begin_ns", "end_ns", *_TIMES.values())
+_INTEGERS = ("frame", "last_frame", "begin_ns", "end_ns", *_TIMES.values())
 _VOLUMES = ("forward_octets", "records", "pages", "dirty_pfns")
 _MIGRATION = ("total_ms", "downtime_min_ms", "downtime_max_ms")
 
@@ -90,21 +92,22 @@ def checkpoints(engine: Engine, rows: np.ndarray, syncs: pd.DataFrame,
 
     Columns (`COLUMNS`): connection; number (Int64, <NA>: what precedes the first NEW of a capture
     that starts late); numbering (absolute: 0 is the initial transfer; relative); kind; complete
-    (bool); frame, begin_ns, end_ns (Int64); for COLO the delivered time of each sync-point and the
+    (bool); frame and last_frame, begin_ns, end_ns (Int64): of its first and its last record, in capture
+    order; for COLO the delivered time of each sync-point and the
     latency of each pair in ms; phases in ms (float64, NaN: not known), merged (the phases whose
     boundary does not exist in the stream); forward_octets, records, pages, dirty_pfns (Int64); for
     a plain migration total_ms and bounds of the downtime.
     """
     out: list[dict[str, Any]] = []
     found: list[Finding] = []
-    usable = syncs[syncs["status"].isin([OK, UNKNOWN_ORDER])]
+    usable = syncs[~syncs["status"].isin([WRONG_SENDER, UNCONFIRMED])]
     for connection in engine.ours():
         mine = rows[rows["connection"] == connection.number]
         if connection.kind == COLO:
             out += _colo(connection, mine, usable, pairs, found)
         elif connection.kind == REMUS:
             out += _remus(connection, mine)
-        elif connection.kind == PLAIN:
+        elif connection.kind == PLAIN or len(_are(mine, DOMAIN_HEADER)):
             out += _plain(connection, mine)
     return frame_of(out, COLUMNS), found
 
@@ -119,9 +122,13 @@ def _colo(connection: Connection, rows: np.ndarray, syncs: pd.DataFrame, pairs: 
     latencies = {(row["checkpoint"], row["from"], row["to"]): row["latency_ns"] / 1e6
                  for row in pairs.to_dict("records") if pd.notna(row["checkpoint"])}
     times: dict[Any, dict[str, int]] = {}
+    violated: set[int | None] = set()
     for row in syncs.to_dict("records"):
         number = None if pd.isna(row["checkpoint"]) else int(row["checkpoint"])
-        times.setdefault(number, {}).setdefault(row["name"], int(row["delivered_ns"]))
+        if not pd.isna(row["delivered_ns"]):
+            times.setdefault(number, {}).setdefault(row["name"], int(row["delivered_ns"]))
+        if row["status"] not in (OK, UNKNOWN_ORDER):
+            violated.add(number)
     numbering = ABSOLUTE if connection.start_seen else RELATIVE
     spans = _spans(connection, rows)
     out = []
@@ -135,12 +142,20 @@ def _colo(connection: Connection, rows: np.ndarray, syncs: pd.DataFrame, pairs: 
                 "phases_out_of_order", f"checkpoint {span.number}: {', '.join(backwards)} ended "
                 "before it began", connection.number, frame=int(span.forward["frame"][0])))
         out.append({
-            **_volume(connection, span, numbering), "complete": _is_complete(span, own, phases),
+            **_volume(connection, span, numbering),
+            "complete": span.number not in violated and _is_complete(span, own, phases),
             **{_TIMES[name]: time for name, time in own.items()},
             **{pair_column(a, b): latencies.get((span.number, a, b))
                for a, b in (*TRANSITIONS, *WHOLES)},
             **phases, "merged": " ".join(merged)})
     return out
+
+
+def _opens(rows: np.ndarray) -> np.ndarray:
+    """Which sync-points of the primary open a checkpoint: NEW, and one whose octets are missing
+    (the primary sends nothing else)."""
+    return (rows["direction"] == _FORWARD) & (rows["frame"] > 0) & (
+        (rows["control_id"] == _OPENS_ID) | (rows["control_id"] < 0))
 
 
 def numbers(connection: Connection, rows: np.ndarray) -> np.ndarray:
@@ -152,7 +167,7 @@ def numbers(connection: Connection, rows: np.ndarray) -> np.ndarray:
     forward = rows["direction"] == _FORWARD
     found = np.zeros(len(rows), np.int64)
     if connection.kind == COLO:
-        opens = rows[forward & (rows["control_id"] == _OPENS_ID) & (rows["frame"] > 0)]
+        opens = _are(rows[forward & _opens(rows)], CHECKPOINT_STATE)
         opens = opens[np.argsort(opens["stream_offset"])]
         found[forward] = opens["stream_offset"].searchsorted(rows["stream_offset"][forward], "right")
         late = np.where(rows["frame"] == 0, np.iinfo(np.int64).max, rows["frame"])[~forward]
@@ -175,11 +190,12 @@ def _spans(connection: Connection, rows: np.ndarray) -> list[_Span]:
         mine = rows[which == number]
         span = _Span(None if number < 0 else int(number), mine[mine["direction"] == _FORWARD],
                      mine[mine["direction"] == _BACK], {})
-        after = rows[(which == following) & (rows["control_id"] == _OPENS_ID)]["frame"] \
-            if following is not None else []
+        after = np.zeros(0, np.int64)
+        if following is not None:
+            after = _are(rows[(which == following) & _opens(rows)], CHECKPOINT_STATE)["frame"]
         for direction in DIRECTIONS:
             lost = connection.lost(direction)
-            damaged = lost is not None and (not len(after) or lost <= after[0])
+            damaged = lost is not None and (not len(after) or lost < after[0])
             span.whole[direction] = not damaged and not (span.of(direction)["status"] == _GAP).any()
         spans.append(span)
     return spans
@@ -247,19 +263,21 @@ def _volume(connection: Connection, span: _Span, numbering: str) -> dict[str, An
     """What a span of records carried, and when."""
     forward, back = span.forward, span.back
     both = np.concatenate((forward, back))
-    frames, times = both["frame"][both["frame"] > 0], both["first_seen_ns"]
-    ends = both["delivered_ns"]
+    seen, passed = both[both["first_frame"] > 0], both[both["frame"] > 0]
     lists = _are(back, CHECKPOINT_DIRTY_PFN_LIST)["count"]
-    return {
+    whole = forward[forward["frame"] > 0]
+    row: dict[str, Any] = {
         "connection": connection.number, "number": span.number, "numbering": numbering,
-        "kind": connection.kind,
-        "frame": int(forward["frame"][0] if len(forward) and forward["frame"][0]
-                     else frames.min() if len(frames) else 0) or None,
-        "begin_ns": int(times[times > 0].min()) if (times > 0).any() else None,
-        "end_ns": int(ends.max()) if (ends > 0).any() else None,
-        "forward_octets": int(forward["length"][forward["status"] != _TRUNCATED].sum()),
-        "records": len(both), "pages": int(forward["pages"][forward["pages"] > 0].sum()),
+        "kind": connection.kind or None, "forward_octets": int(whole["length"].sum()),
+        "records": len(both), "pages": int(whole["pages"][whole["pages"] > 0].sum()),
         "dirty_pfns": int(lists.sum()) if len(lists) else None}
+    if len(seen):
+        first = seen[seen["first_frame"].argmin()]
+        row["frame"], row["begin_ns"] = int(first["first_frame"]), int(first["first_seen_ns"]) or None
+    if len(passed):
+        last = passed[passed["frame"].argmax()]
+        row["last_frame"], row["end_ns"] = int(last["frame"]), int(last["delivered_ns"]) or None
+    return row
 
 
 # --- Remus ----------------------------------------------------------------------------------------
@@ -301,18 +319,19 @@ def _plain(connection: Connection, rows: np.ndarray) -> list[dict[str, Any]]:
     behind the last PAGE_DATA is written, and surely still ran when the last live pass over memory
     was being sent (passes: PFNs ascend; without a second pass, when the last PAGE_DATA was).  It
     runs on the target after GO_MESSAGE and before REPORT; without xl's messages, at the earliest
-    at the end of the libxl stream.
+    at the end of the libxl stream.  A migration that failed and gave the domain back has neither.
     """
     forward, back = rows[rows["direction"] == _FORWARD], rows[rows["direction"] == _BACK]
     span = _Span(0, forward, back, {})
     row = _volume(connection, span, ABSOLUTE)
     row["merged"] = ""
     end = _are(forward, LIBXL_END)
-    row["complete"] = bool(len(end)) and not (rows["status"] == _GAP).any()
-    if row["complete"]:
+    given_back = len(_are(back, GO_MESSAGE)) > 0
+    row["complete"] = bool(len(end)) and not given_back and not (rows["status"] == _GAP).any()
+    if row["complete"] and row.get("begin_ns") and row.get("end_ns"):
         row["total_ms"] = (row["end_ns"] - row["begin_ns"]) / 1e6
     pages = _are(forward, PAGE_DATA)
-    if len(pages) and len(end):
+    if len(pages) and len(end) and not given_back:
         behind = forward[forward["stream_offset"] > pages["stream_offset"][-1]]
         stops = int(behind["first_seen_ns"][0])
         go, report = _are(forward, GO_MESSAGE), _are(back, REPORT)

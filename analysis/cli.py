@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -61,6 +62,10 @@ def main() -> None:
     FILE is a capture of the replication link: pcap or pcapng, plain, gzip or zstd, "-" for stdin;
     several files are one capture (a ring), in the order given.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal without the arrows and lines of our tables must still show the numbers.
+            stream.reconfigure(errors="replace")
 
 
 @main.command()
@@ -107,7 +112,10 @@ def latency(files: tuple[str, ...], **options: Any) -> None:
 def checkpoints(files: tuple[str, ...], **options: Any) -> None:
     """List checkpoints (COLO), epochs (Remus) or the migration, with their phases."""
     with _ends():
-        _write(_read(files), "checkpoints", options)
+        capture = _read(files)
+        _write(capture, "checkpoints", options)
+        if capture.export("checkpoints").empty:
+            click.echo(f"coloscope: no checkpoints: {_WHY['']}", err=True)
 
 
 @main.command()
@@ -238,9 +246,10 @@ def _write(capture: Capture, table: str, options: dict[str, Any], every: bool = 
     write(_selected(capture, table, options, every), table, kind, options["output"])
 
 
-_EXTENT = {"records": (("frame", "delivered_ns"),) * 2, "syncs": (("frame", "delivered_ns"),) * 2,
+_EXTENT = {"records": (("first_frame", "first_seen_ns"), ("frame", "delivered_ns")),
+           "syncs": (("first_frame", "first_seen_ns"), ("frame", "delivered_ns")),
            "pairs": (("from_frame", "from_delivered_ns"), ("to_frame", "to_delivered_ns")),
-           "checkpoints": (("frame", "begin_ns"), ("frame", "end_ns"))}
+           "checkpoints": (("frame", "begin_ns"), ("last_frame", "end_ns"))}
 
 
 def _selected(capture: Capture, table: str, options: dict[str, Any], every: bool) -> pd.DataFrame:
@@ -256,10 +265,14 @@ def _selected(capture: Capture, table: str, options: dict[str, Any], every: bool
         frame = frame[frame["connection"].isin(_numbers(capture, options["connection"]))]
     if source in _EXTENT:
         frame = within(frame, begin, end, *_EXTENT[source])
+    elif options["since"] or options["until"]:
+        there = within(capture.export("records"), begin, end, *_EXTENT["records"])
+        frame = frame[frame["connection"].isin(there["connection"])]
     if table == "latency":
         return statistics(frame)
     columns = {"records": RECORD_COLUMNS, "syncs": SYNC_COLUMNS}.get(table, list(frame))
-    return frame[[name for name in frame if name in columns or name.endswith("file")]]
+    return frame[[name for name in frame if name in columns
+                  or (name.endswith("file") and name.removesuffix("file") + "frame" in columns)]]
 
 
 def _window(capture: Capture, since: str | None, until: str | None) -> tuple[Bound, Bound]:
@@ -296,14 +309,16 @@ def _numbers(capture: Capture, wanted: str) -> list[int]:
     return [int(number) for number in found["connection"]]
 
 
+_WHY = {
+    "plain": "a plain migration has none; `coloscope checkpoints` shows its times",
+    "remus": "Remus has none; `coloscope checkpoints` shows its epochs",
+    "colo": "none is in the capture",
+    "": "the stream ends, or cannot be read on, before it tells plain migration, Remus and COLO apart",
+}
+
+
 def _say_if_none(capture: Capture) -> None:
     """No sync-point is a result, too; say why."""
-    if len(capture.export("syncs")):
-        return
-    kinds = {c.kind or "unfinished" for c in capture.engine.ours()}
-    what = {"plain": "a plain migration has no checkpoints; `coloscope checkpoints` shows its times",
-            "remus": "Remus has no sync-points; `coloscope checkpoints` shows its epochs",
-            "colo": "no sync-point is in the capture",
-            "unfinished": "the stream ends before the first record"}
-    click.echo("coloscope: no sync-points: " + "; ".join(what[kind] for kind in sorted(kinds)),
-               err=True)
+    if capture.export("syncs").empty:
+        kinds = sorted({c.kind for c in capture.engine.ours()})
+        click.echo("coloscope: no sync-points: " + "; ".join(_WHY[kind] for kind in kinds), err=True)

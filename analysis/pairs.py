@@ -14,8 +14,8 @@ from dissector.protocol import XEN_COLO
 from dissector.syncpoints import OK
 
 CHECKPOINT, FIRST_BOOT = "checkpoint", "first_boot"
-HOLE = "hole"
-"""Reason why neighbours are no pair: octets are missing between them."""
+HOLE, NO_TIME = "hole", "no_time"
+"""Reasons why neighbours are no pair: octets are missing between them; their frames have no time."""
 
 OPENS, CLOSES = XEN_COLO.opens_checkpoint, XEN_COLO.closes_checkpoint
 TRANSITIONS = XEN_COLO.transitions()
@@ -33,7 +33,7 @@ def pairs(syncs: pd.DataFrame) -> pd.DataFrame:
 
     Columns: connection; checkpoint, of the earlier one; phase (`CHECKPOINT`, `FIRST_BOOT`); from,
     to; from_frame, to_frame; from_delivered_ns, to_delivered_ns and latency_ns between them; reason,
-    "" for a pair, else why the two are none: a status of `dissector.syncpoints`, or `HOLE`.  What
+    "" for a pair, else why the two are none: a status of `dissector.syncpoints`, `HOLE` or `NO_TIME`.  What
     was expected and did not come stands with <NA> times under the transition that it lacks.
     """
     rows: list[dict[str, Any]] = []
@@ -66,7 +66,7 @@ def _reason(a: dict[str, Any], b: dict[str, Any]) -> str:
     for point in (a, b):
         if point["status"] != OK:
             return str(point["status"])
-    return ""
+    return NO_TIME if pd.isna(a["delivered_ns"]) or pd.isna(b["delivered_ns"]) else ""
 
 
 def _row(a: dict[str, Any], b: dict[str, Any] | None, name: str, to: str,
@@ -78,5 +78,7 @@ def _row(a: dict[str, Any], b: dict[str, Any] | None, name: str, to: str,
            "reason": reason}
     if b is not None:
         row |= {"from_frame": a["frame"], "to_frame": b["frame"], "from_delivered_ns": a["delivered_ns"],
-                "to_delivered_ns": b["delivered_ns"], "latency_ns": b["delivered_ns"] - a["delivered_ns"]}
+                "to_delivered_ns": b["delivered_ns"]}
+        if not pd.isna(a["delivered_ns"]) and not pd.isna(b["delivered_ns"]):
+            row["latency_ns"] = b["delivered_ns"] - a["delivered_ns"]
     return row

@@ -36,6 +36,7 @@ _NAMES = list(dict.fromkeys(structure.name for structure in STRUCTURES))
 _STRUCTURE = {id(structure): i for i, structure in enumerate(STRUCTURES)}
 _NONE = -1
 _CHUNK = 8192
+_WAITING = 4 * _CHUNK
 
 _ROW = np.dtype([
     ("connection", "i4"), ("direction", "i1"), ("layer", "i1"), ("structure", "i2"),
@@ -61,15 +62,18 @@ class Rows:
     def __init__(self) -> None:
         self._chunks: list[np.ndarray] = []
         self._open: list[Record] = []
+        self._look_at = _CHUNK
 
     def append(self, record: Record) -> None:
         self._open.append(record)
-        if len(self._open) >= _CHUNK:
-            done = [r for r in self._open if r.acked_ns]
-            if 2 * len(done) > len(self._open) or len(self._open) > 8 * _CHUNK:
-                done = done or self._open
-                self._open = [] if done is self._open else [r for r in self._open if not r.acked_ns]
-                self._chunks.append(self._array(done))
+        if len(self._open) < self._look_at:
+            return
+        waiting = [r for r in self._open if not r.acked_ns]
+        if len(waiting) > _WAITING:
+            waiting = []  # their ACKs will never come: a capture of one direction
+        done = [r for r in self._open if r.acked_ns] if waiting else self._open
+        self._chunks.append(self._array(done))
+        self._open, self._look_at = waiting, len(waiting) + _CHUNK
 
     def array(self) -> np.ndarray:
         """Every row, by connection and in the order in which the records were delivered."""
@@ -139,8 +143,8 @@ def records(rows: np.ndarray) -> pd.DataFrame:
 
 
 def syncs(points: list[Sync]) -> pd.DataFrame:
-    """One row for each sync-point: `SYNC_COLUMNS`, and doubt (bool: a hole or a lost place lies
-    between it and the one before).  spread_ms is float64; 0: it passed in one frame."""
+    """One row for each sync-point: `SYNC_COLUMNS`, and first_frame, doubt (bool: a hole or a lost
+    place lies between it and the one before).  spread_ms is float64; 0: it passed in one frame."""
     points = sorted(points, key=lambda s: (s.record.connection, s.record.frame,
                                            s.record.stream_offset))
     records = [s.record for s in points]
@@ -156,6 +160,7 @@ def syncs(points: list[Sync]) -> pd.DataFrame:
         "name": pd.Categorical([s.point.short_name for s in points], SYNC_NAMES),
         "sender": pd.Categorical([SENDER[r.direction] for r in records], list(SENDER.values())),
         "direction": pd.Categorical([r.direction for r in records], list(DIRECTIONS)),
+        "first_frame": _masked(np.array([r.first_frame for r in records], np.int64)),
         "frame": _masked(np.array([r.frame for r in records], np.int64)),
         "first_seen_ns": _masked(first),
         "last_seen_ns": _masked(np.array([r.last_seen_ns for r in records], np.int64)),

@@ -23,21 +23,29 @@ class Bound:
     time: int | None = None
 
 
+def _fits(number: int) -> int:
+    if number >= 1 << 63:
+        raise OverflowError
+    return number
+
+
 def bound(text: str, first_ns: int) -> Bound:
     """A bound from what a user wrote: `123` a frame, `+1.5` seconds behind the first frame,
     `1795395697.766562` seconds since the epoch, or an ISO 8601 time (UTC unless it says other)."""
     try:
+        if not text[:1].isdecimal() and not text.startswith("+"):
+            raise ValueError  # pandas would take "now"
         if text.isdecimal():
-            return Bound(frame=int(text))
+            return Bound(frame=_fits(int(text)))
         if text.startswith("+"):
-            return Bound(time=first_ns + int(Decimal(text) * 1_000_000_000))
+            return Bound(time=_fits(first_ns + int(Decimal(text) * 1_000_000_000)))
         try:
-            return Bound(time=int(Decimal(text) * 1_000_000_000))
+            return Bound(time=_fits(int(Decimal(text) * 1_000_000_000)))
         except InvalidOperation:
             stamp = pd.Timestamp(text)
             stamp = stamp.tz_localize("UTC") if stamp.tzinfo is None else stamp
             return Bound(time=stamp.as_unit("ns").value)
-    except (ValueError, InvalidOperation):
+    except (ValueError, ArithmeticError):
         raise WindowError(
             f"{text!r} is neither a frame (123), seconds from the start (+1.5), seconds since the "
             "epoch (1795395697.77) nor an ISO 8601 time (2026-11-23T01:02:08.99)") from None

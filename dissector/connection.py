@@ -11,17 +11,21 @@ from dissector.findings import Finding
 from dissector.framing import Framer
 from dissector.protocol import (
     BACK,
-    CHECKPOINT,
     CHECKPOINT_DIRTY_PFN_LIST,
+    CHECKPOINT_END,
     CHECKPOINT_STATE,
     DOMAIN_HEADER,
     FORWARD,
     GUEST_TYPE,
     GUEST_TYPES,
-    LIBXL_HEADER,
+    LIBXC,
+    LIBXL_END,
     OPENINGS,
+    START,
+    STATES,
     XEN_MAJOR,
     XEN_MINOR,
+    Structure,
 )
 from dissector.record import Record
 from dissector.segments import Segments
@@ -66,9 +70,12 @@ class Connection:
         self.stream = Stream()
         self._framers: list[Framer] = []
         self._early: list[Run | None] = [None, None]
+        self._decided = [False, False]
         self._acks: list[np.ndarray] = [np.zeros((0, 3), np.int64)] * 2
         self._unacked: list[list[Record]] = [[], []]
-        self._tracker: Tracker | None = None
+        self._opened = False
+        self._last_forward: Structure | None = None
+        self._tracker = Tracker()
         self._waiting: list[Record] = []
         self.syncs: list[Sync] = []
         """Sync-points judged since the caller last took them."""
@@ -76,7 +83,8 @@ class Connection:
     @property
     def start_seen(self) -> bool:
         """Whether the primary's stream was seen from its first octet."""
-        return self.primary_side is not None and self._opened[self.primary_side]
+        return self.primary_side is not None and (
+            self.stream.syn[self.primary_side] or self._opened)
 
     def lost(self, direction: str) -> int | None:
         """Frame behind which this direction could not be read; None: it was read to its end."""
@@ -97,7 +105,7 @@ class Connection:
         records = self._take(self.stream.feed(segments, rows))
         for side in (0, 1):
             if self.role != OTHER and self.stream.waits_for_start(side) \
-                    and self._opening(self._first_octets(self.stream.held(side))):
+                    and self._opening(self._first_octets(self.stream.held(side))[0]):
                 records += self._take(self.stream.start(side))
         return records
 
@@ -105,7 +113,10 @@ class Connection:
         """The capture has ended: what is still open ends here."""
         records = self._take(self.stream.finish())
         for side in (0, 1) if self.role == OURS else ():
-            records += self._own(self._framers[side].finish(), side)
+            late = self._own(self._framers[side].finish(), side)
+            self._waiting += late
+            records += late
+            self._acknowledge(self.stream.held(side), side)
             stale = self.stream.counts(side)[0]
             if stale:
                 self.findings.append(Finding(
@@ -128,17 +139,18 @@ class Connection:
                    for magics in OPENINGS.values() for magic in magics)
 
     @staticmethod
-    def _first_octets(run: Run) -> bytes:
+    def _first_octets(run: Run) -> tuple[bytes, bool]:
+        """The first octets of a run, and whether more of them may still come."""
         octets, expected = b"", None
         for i in range(len(run.rows)):
             offset, size = int(run.rows[i, OFFSET]), int(run.rows[i, SIZE])
-            if len(octets) >= SNIFF or expected not in (None, offset):
-                break
+            if expected not in (None, offset):
+                return octets, False
             more = run.octets(i, 0, SNIFF - len(octets))
             octets, expected = octets + more, offset + size
-            if len(more) < min(size, SNIFF):
-                break
-        return octets
+            if len(octets) >= SNIFF or len(more) < size:
+                return octets, False
+        return octets, True
 
     def _take(self, runs: tuple[Run, Run]) -> list[Record]:
         if self.role == OTHER:
@@ -160,31 +172,26 @@ class Connection:
         return records
 
     def _sniff(self, runs: tuple[Run, Run]) -> None:
-        undecided = False
+        early = list(self._early)
         for side, run in enumerate(runs):
+            if self._decided[side] or not len(run.rows):
+                continue
             whole = run.behind(self._early[side])
-            if not self.prefixes[side] or self._early[side] is not None:
-                self.prefixes[side] = self._first_octets(whole)[:SNIFF]
-            prefix = self.prefixes[side]
-            direction = self._opening(prefix)
+            self.prefixes[side], more = self._first_octets(whole)
+            direction = self._opening(self.prefixes[side])
             if direction:
                 self._recognised(side if direction == FORWARD else 1 - side)
                 return
-            undecided = undecided or not prefix or self._may_open(prefix)
-        if not undecided:
+            self._decided[side] = not more or not self._may_open(self.prefixes[side])
+            # Fewer octets than a sniff takes: what waits here is small.
+            early[side] = None if self._decided[side] else whole.tail(0)
+        self._early = early
+        if all(self._decided):
             self.role = OTHER
-            self._early = [None, None]
-            return
-        for side, run in enumerate(runs):
-            if self._may_open(self.prefixes[side]):
-                self._early[side] = run.behind(self._early[side]).tail(0)
 
     def _recognised(self, primary_side: int) -> None:
         self.role, self.primary_side = OURS, primary_side
         self._framers = [Framer(self.direction(side)) for side in (0, 1)]
-        self._opened = [self.stream.syn[side] or bool(self._opening(self.prefixes[side]))
-                        for side in (0, 1)]
-        self._tracker = Tracker(True)
 
     # --- records -------------------------------------------------------------------------------
 
@@ -207,10 +214,15 @@ class Connection:
                 self.guest_type = GUEST_TYPES.get(values[GUEST_TYPE.name], "")
         if structure in (CHECKPOINT_STATE, CHECKPOINT_DIRTY_PFN_LIST):
             self.kind = COLO
-        elif structure is CHECKPOINT and self.kind != COLO:
-            self.kind = REMUS
-        elif structure in (LIBXL_HEADER, DOMAIN_HEADER) and not self.kind:
-            self.kind = PLAIN
+        elif self.kind != COLO and record.direction == FORWARD:
+            # Behind a checkpoint's end: COLO has a sync-point, Remus goes on with libxc's records.
+            if self._last_forward is CHECKPOINT_END and record.layer == LIBXC:
+                self.kind = REMUS
+            elif structure is LIBXL_END:
+                self.kind = self.kind or PLAIN
+        if record.direction == FORWARD:
+            self._last_forward = structure
+            self._opened |= structure in STATES[START[FORWARD]].fixed
 
     def _note_holes(self, run: Run, side: int) -> None:
         if not len(run.rows) or not run.rows[:, HOLE].any():
@@ -243,14 +255,15 @@ class Connection:
 
     def _judge(self, final: bool = False) -> None:
         """Judge, in order, what no record that is still to come can precede."""
-        if self._tracker is None:
-            return
         blocked = [frame for side in (0, 1) if (frame := self.stream.waiting_from(side))]
         until = min(blocked) if blocked and not final else 1 << 62
         ready = [r for r in self._waiting if r.frame < until]
         self._waiting = [r for r in self._waiting if r.frame >= until]
         ready.sort(key=lambda r: (r.frame, r.stream_offset))
+        self._tracker.start_seen = self.start_seen
         for record in ready:
+            if any(framer.lost and framer.lost.frame < record.frame for framer in self._framers):
+                self._tracker.doubt()
             if record.frame and (sync := self._tracker.feed(record)):
                 self.syncs.append(sync)
         self.findings += self._tracker.findings

@@ -17,7 +17,7 @@ import numpy as np
 from dissector import segments as seg
 from dissector.connection import OTHER, OURS, Connection
 from dissector.findings import Finding
-from dissector.packets import Container, Packets, Reader
+from dissector.packets import NO_PACKET, Container, Packets, Reader
 from dissector.recall import read_octets
 from dissector.record import Record
 from dissector.segments import LINKS, STREAM, Streams
@@ -60,7 +60,6 @@ class Engine:
         self.connections: dict[int, Connection] = {}
         self.streams = Streams()
         self.first_ns = 0
-        self.last_ns = 0
         self._next = 1
         self._links: set[int] = set()
 
@@ -106,10 +105,9 @@ class Engine:
         self._next += len(packets)
         if packets.container is not None and file.seekable:
             file.places.append((packets.first, packets.start, packets.container))
-        self._links |= set(np.unique(packets.link).tolist()) - set(LINKS)
-        if not self.first_ns:
-            self.first_ns = int(packets.time[0])
-        self.last_ns = int(packets.time[-1])
+        self._links |= set(np.unique(packets.link).tolist()) - {*LINKS, NO_PACKET}
+        if not self.first_ns and packets.time.any():
+            self.first_ns = int(packets.time[packets.time > 0][0])
         segments = self.streams.scan(packets)
         rows = segments.rows
         if not len(rows):

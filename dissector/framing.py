@@ -40,7 +40,7 @@ _SYNC_SIZE = padded(fields.fixed_size(CHECKPOINT_STATE) or 0)
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The place was lost at `stream_offset`; `frame` is the last one that was understood."""
+    """The place was lost at `stream_offset`, behind the record that `frame` delivered."""
 
     direction: str
     stream_offset: int
@@ -111,6 +111,7 @@ class Framer:
         self._gap = 0
         """Frame at which the latest hole stopped blocking; `_NEVER` without an ACK."""
         self._limit = 0
+        self._last_frame = 0
 
     @property
     def earliest_end(self) -> int:
@@ -147,7 +148,7 @@ class Framer:
             what = "a record header"
             if self._shape is not None:
                 record = self._record(self._shape)
-                record.status = TRUNCATED if self._touched == COMPLETE else self._touched
+                record.status = TRUNCATED
                 records.append(record)
                 what = f"{record.full_name}, {self._limit - self.offset} of {record.length} octets"
             self._find("truncated", f"the stream ends inside {what}", self._first[0], self.offset)
@@ -321,12 +322,14 @@ class Framer:
                 raise _NeedOctets(behind)
             if len(head) < behind or any(head[HEADER_SIZE:behind]):
                 return False
-            if self._shifted_lists:
-                return True
         whole = min(shape.length, KEPT_MAX)
         if len(head) < whole and not self._head_ends and not self._ending:
             raise _NeedOctets(whole)
         end = self.offset + shape.length
+        if self._shifted_lists and shape.body_length:
+            # What is the last PFN then: the header of a sync-point contradicts the shape.
+            self._shifted_lists = not self._is_sync(self._ahead(end, HEADER_SIZE), shape.order)
+            return self._shifted_lists
         if self._ending and self._limit < end + _SYNC_SIZE:
             return self._limit == end + DIRTY_LIST_EXCESS and not self._is_sync(
                 self._ahead(end, HEADER_SIZE), shape.order)
@@ -424,6 +427,7 @@ class Framer:
         if record.structure is DOMAIN_HEADER:
             shift = fields.integer(DOMAIN_HEADER, PAGE_SHIFT.name, record.octets, record.order)
             self.page_size = 1 << shift if shift is not None and shift < 32 else 0
+        self._last_frame = record.frame
         if then := self.state.after(record.structure):
             self.state = STATES[then]
         self.offset += record.length
@@ -431,7 +435,7 @@ class Framer:
         self._shape, self._first, self._touched, self._peek = None, (0, 0), COMPLETE, None
 
     def _lose(self, why: str) -> None:
-        self.lost = Lost(self.direction, self.offset, self._passed[0])
+        self.lost = Lost(self.direction, self.offset, self._last_frame)
         self._find("lost_place", why, self._first[0], self.offset)
 
     # --- the run in hand ----------------------------------------------------------------------
@@ -444,7 +448,10 @@ class Framer:
         seen = np.where(rows[:, HOLE] != 0, 0, rows[:, FRAME])
         self._seen_upto = np.maximum(np.maximum.accumulate(seen), self._seen)
         self._passed_upto = np.maximum(np.maximum.accumulate(rows[:, FRAME]), self._passed[0])
-        self._whole = not (rows[:, GIVEN] < rows[:, SIZE]).any()
+        lacking = rows[rows[:, GIVEN] < rows[:, SIZE]]
+        self._lack_from = lacking[:, OFFSET] + lacking[:, GIVEN]
+        self._lack_to = lacking[:, OFFSET] + lacking[:, SIZE]
+        self._lack_hole = lacking[:, HOLE] != 0
         self._gap_upto: np.ndarray | None = None
         if self._gap or rows[:, HOLE].any():
             gaps = np.where(rows[:, HOLE] == 0, 0,
@@ -466,15 +473,13 @@ class Framer:
 
     def _touch(self, end: int) -> None:
         """Note what the record in hand lacks of the octets below `end` in this run."""
-        if self._whole:
+        if not len(self._lack_to):
             return
-        rows = self._run.rows
-        ends = rows[:, OFFSET] + rows[:, SIZE]
-        lacks = (rows[:, GIVEN] < rows[:, SIZE]) & (ends > self.offset) \
-            & (rows[:, OFFSET] + rows[:, GIVEN] < end)
-        if (lacks & (rows[:, HOLE] != 0)).any():
+        first = int(self._lack_to.searchsorted(self.offset, "right"))
+        last = int(self._lack_from.searchsorted(end))
+        if self._lack_hole[first:last].any():
             self._touched = GAP
-        elif lacks.any() and self._touched == COMPLETE:
+        elif first < last and self._touched == COMPLETE:
             self._touched = SNAPPED
 
     def _leave(self) -> None:

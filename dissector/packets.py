@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
+from dissector.compiled import compiled
 from dissector.source import Source, SourceError
 
 BLOCK = 8 << 20
@@ -26,12 +26,14 @@ PACKET_MAX = 1 << 20
 _PCAP_MAGICS = {
     b"\xd4\xc3\xb2\xa1": ("<", 1000), b"\xa1\xb2\xc3\xd4": (">", 1000),
     b"\x4d\x3c\xb2\xa1": ("<", 1), b"\xa1\xb2\x3c\x4d": (">", 1)}
-_SHB, _IDB, _OPB, _SPB, _ISB, _EPB, _JOURNAL = 0x0A0D0D0A, 1, 2, 3, 5, 6, 9
+_SHB, _IDB, _OPB, _SPB, _ISB, _EPB = 0x0A0D0D0A, 1, 2, 3, 5, 6
+_NO_PACKETS = (9, 0x204, 0x208, 0xBAD, 0x40000BAD)
+"""Blocks without a packet that Wireshark counts as frames: journal, Sysdig, custom."""
 _SHB_MAGIC = b"\x0a\x0d\x0d\x0a"
 _ORDER_MAGIC = 0x1A2B3C4D
 
-NO_LINK = -1
-"""Link type of a frame that is no packet, or of an interface that was never described."""
+NO_LINK, NO_PACKET = -1, -2
+"""Link types of a packet of an interface that was never described, of a frame that is no packet."""
 
 # columns of an interface
 _LINK, _KIND, _FACTOR, _OFFSET, _SNAPLEN = range(5)
@@ -46,7 +48,7 @@ class Packets:
     """Packets of one block: `data` (uint8) and a row for each packet.
 
     position (int64, into data), captured and wire (int64, octets), time (int64, ns since the
-    epoch), link (int64, LINKTYPE_*).  `first` is the running number of the first row over all
+    epoch, 0 unknown), link (int64, LINKTYPE_*).  `first` is the running number of the first row over all
     files, from 1; `start` the octet of the file from which `container` can read these packets
     again.  The data is valid only until the next block is read.
     """
@@ -65,13 +67,13 @@ class Packets:
         return len(self.position)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _u32(data, p, big):  # type: ignore[no-untyped-def]
     a, b, c, d = np.int64(data[p]), np.int64(data[p + 1]), np.int64(data[p + 2]), np.int64(data[p + 3])
     return (a << 24 | b << 16 | c << 8 | d) if big else (d << 24 | c << 16 | b << 8 | a)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _hop_pcap(data, at, end, big, scale, link, out):  # type: ignore[no-untyped-def]
     """Rows of the packets in data[at:end]; returns (rows, next position, why)."""
     n = 0
@@ -95,8 +97,23 @@ def _hop_pcap(data, at, end, big, scale, link, out):  # type: ignore[no-untyped-
     return n, at, _MORE
 
 
-@njit(cache=True, nogil=True)
-def _hop_pcapng(data, at, end, big, interfaces, out, previous):  # type: ignore[no-untyped-def]
+@compiled
+def _nanoseconds(stamp, kind, factor):  # type: ignore[no-untyped-def]
+    """ns since the epoch of a stamp in an interface's units; unsigned, as stamps are."""
+    billion = np.uint64(1_000_000_000)
+    if kind == _MULTIPLY:
+        return np.int64(stamp * factor)
+    if kind == _DIVIDE:
+        return np.int64(stamp // factor)
+    whole = stamp >> factor
+    part = stamp - (whole << factor)
+    # 2**33 parts of a second are finer than a nanosecond, and times a billion still fit.
+    spare = factor - np.uint64(33) if factor > np.uint64(33) else np.uint64(0)
+    return np.int64(whole * billion + (((part >> spare) * billion) >> (factor - spare)))
+
+
+@compiled
+def _hop_pcapng(data, at, end, big, interfaces, out):  # type: ignore[no-untyped-def]
     """The same for pcapng; comes back (_SPECIAL) at blocks that change what later ones mean."""
     n = 0
     while at + 12 <= end:
@@ -119,7 +136,7 @@ def _hop_pcapng(data, at, end, big, interfaces, out, previous):  # type: ignore[
             if length < head + 4:
                 return n, at, _DAMAGED
             if kind == _SPB:
-                interface, stamp = 0, np.int64(-1)
+                interface, stamp = 0, np.uint64(0)  # it has none
                 wire = _u32(data, at + 8, big)
                 captured = min(wire, length - 16)
                 if len(interfaces) and interfaces[0, _SNAPLEN]:
@@ -128,36 +145,25 @@ def _hop_pcapng(data, at, end, big, interfaces, out, previous):  # type: ignore[
                 interface = _u32(data, at + 8, big)
                 if kind == _OPB:
                     interface = interface >> 16 if big else interface & 0xFFFF
-                stamp = _u32(data, at + 12, big) << 32 | _u32(data, at + 16, big)
+                stamp = np.uint64(_u32(data, at + 12, big) << 32 | _u32(data, at + 16, big))
                 captured = _u32(data, at + 20, big)
                 wire = _u32(data, at + 24, big)
             if captured > length - head - 4 or captured > PACKET_MAX:
                 return n, at, _DAMAGED
             out[4, n] = NO_LINK
-            out[3, n] = previous
+            out[3, n] = 0
             if interface < len(interfaces):
                 out[4, n] = interfaces[interface, _LINK]
-                factor = interfaces[interface, _FACTOR]
-                if stamp >= 0:
-                    if interfaces[interface, _KIND] == _MULTIPLY:
-                        time = stamp * factor
-                    elif interfaces[interface, _KIND] == _DIVIDE:
-                        time = stamp // factor
-                    else:
-                        whole = stamp >> factor
-                        part = stamp - (whole << factor)
-                        # 2**33 parts of a second are finer than a nanosecond and still fit.
-                        spare = max(factor - 33, 0)
-                        time = whole * 1_000_000_000 + (
-                            ((part >> spare) * 1_000_000_000) >> (factor - spare))
+                if stamp:
+                    time = _nanoseconds(stamp, interfaces[interface, _KIND],
+                                        np.uint64(interfaces[interface, _FACTOR]))
                     out[3, n] = time + interfaces[interface, _OFFSET]
-            previous = out[3, n]
             out[0, n] = at + head
             out[1, n] = captured
             out[2, n] = max(wire, captured)
             n += 1
-        elif kind == _JOURNAL:
-            out[0, n], out[1, n], out[2, n], out[3, n], out[4, n] = at + 8, 0, 0, previous, NO_LINK
+        elif kind in _NO_PACKETS:
+            out[0, n], out[1, n], out[2, n], out[3, n], out[4, n] = at + 8, 0, 0, 0, NO_PACKET
             n += 1
         at += length
     return n, at, _MORE
@@ -183,7 +189,6 @@ class Container:
         self._table = np.zeros((0, 5), np.int64)
         self._sections = 0
         self._dropped: dict[tuple[int, int, int], int] = {}
-        self._previous = 0
 
     @property
     def drops(self) -> int:
@@ -207,8 +212,7 @@ class Container:
             if self.kind == "pcap":
                 rows, at, why = _hop_pcap(data, at, end, self._big, self._scale, self._link, out)
             else:
-                rows, at, why = _hop_pcapng(data, at, end, self._big, self._table, out,
-                                            self._previous)
+                rows, at, why = _hop_pcapng(data, at, end, self._big, self._table, out)
             if why == _DAMAGED:
                 self.fault = f"no packet stands at octet {{offset}} behind packet {self.packets + rows}"
             if why != _SPECIAL:
@@ -219,8 +223,6 @@ class Container:
                     break
                 at = moved
         self.packets += rows
-        if rows:
-            self._previous = int(out[3, rows - 1])
         position, captured, wire, time, link = out[:, :rows]
         return Packets(data, position, captured, wire, time, link), at
 

@@ -104,7 +104,10 @@ def _pieces(engine: Engine, segments: Segments, record: Record) -> Iterator[tupl
     """(offset within the record, position in the block, octets) of what is there of it."""
     connection = engine.connections[record.connection]
     side = connection.side(record.direction)
-    rows = segments.rows[(segments.rows[:, SIDE] == side) & (segments.rows[:, LENGTH] > 0)]
+    frames = segments.packets.first + segments.rows[:, PACKET]
+    last = max(record.frame, record.last_frame) or frames[-1:].max(initial=0)
+    rows = segments.rows[(segments.rows[:, SIDE] == side) & (segments.rows[:, LENGTH] > 0)
+                         & (frames >= record.first_frame) & (frames <= last)]
     ends = [engine.streams.endpoint(connection.number, i) for i in (0, 1)]
     streams: dict[int, bool] = {}
     for row in rows:

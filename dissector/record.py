@@ -105,7 +105,7 @@ class Record:
     def packet(self) -> Packet:
         """It as a packet of `dissector.scapy` (needs Scapy).  Contents that cannot be read again
         are left out; the lengths tell how much that is."""
-        from dissector.scapy import packet_of
+        from dissector.scapy.packets import packet_of
 
         octets = self.read()
         return packet_of(self.structure, self.order, self.octets if octets is None else octets,

@@ -7,9 +7,9 @@ import ipaddress
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
-from dissector.packets import Packets
+from dissector.compiled import compiled
+from dissector.packets import NO_PACKET, Packets
 
 LINKS = {0: "BSD loopback", 1: "Ethernet", 12: "raw IP", 14: "raw IP", 101: "raw IP",
          108: "OpenBSD loopback", 113: "Linux cooked", 228: "raw IPv4", 229: "raw IPv6",
@@ -29,7 +29,12 @@ COUNTERS = 9
 COLUMNS = 9
 
 FIN, SYN, RST, ACK = 1, 2, 4, 16
-_VXLAN_PORT = 4789
+_VXLAN_PORTS = (4789, 8472)
+"""IANA's, and the one that Linux takes when none is named."""
+_OPAQUE_PORTS = (2152, 4500, 4790, 6081)
+"""UDP: GTP, ESP through NAT, VXLAN-GPE, Geneve."""
+_OPAQUE_TYPES = (0x8847, 0x8848, 0x8864, 0x88E5)
+"""Ethertypes: MPLS, PPPoE, MACsec."""
 _NO_STREAM = -1
 
 
@@ -107,7 +112,7 @@ class Streams:
         _fill_slots(self._slots, self._keys, self.count)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _slot(slots, keys, a, b, c, d, e):  # type: ignore[no-untyped-def]
     """Where the stream with this key is, or would be, in `slots` (open addressing)."""
     h = a * np.uint64(0x9E3779B97F4A7C15) ^ b * np.uint64(0xC2B2AE3D27D4EB4F)
@@ -123,7 +128,7 @@ def _slot(slots, keys, a, b, c, d, e):  # type: ignore[no-untyped-def]
     return i
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _fill_slots(slots, keys, count):  # type: ignore[no-untyped-def]
     # In order, so that of streams with one key (port reuse) the latest is found.
     for stream in range(count):
@@ -131,7 +136,7 @@ def _fill_slots(slots, keys, count):  # type: ignore[no-untyped-def]
         slots[_slot(slots, keys, k[0], k[1], k[2], k[3], k[4])] = stream
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _be(data, p, n):  # type: ignore[no-untyped-def]
     value = np.uint64(0)
     for i in range(n):
@@ -139,15 +144,15 @@ def _be(data, p, n):  # type: ignore[no-untyped-def]
     return value
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _be16(data, p):  # type: ignore[no-untyped-def]
     return np.int64(data[p]) << 8 | np.int64(data[p + 1])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _network(data, link, p, end):  # type: ignore[no-untyped-def]
     """(ethertype, position of the network header) of a frame; ethertype -1: cut off, -2: unknown."""
-    kind = np.int64(-2)
+    kind = np.int64(0 if link == NO_PACKET else -2)
     if link == _ETHERNET:
         if p + 14 > end:
             return np.int64(-1), p
@@ -172,10 +177,12 @@ def _network(data, link, p, end):  # type: ignore[no-untyped-def]
         if p + 4 > end:
             return np.int64(-1), p
         kind, p = _be16(data, p + 2), p + 4
+    if kind <= 1500 and link == _ETHERNET and p + 8 <= end and _be16(data, p) == 0xAAAA:
+        kind, p = _be16(data, p + 6), p + 8  # 802.3 with LLC and SNAP
     return kind, p
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _transport(data, kind, p, end, wire_end):  # type: ignore[no-untyped-def]
     """(protocol, position, end on the wire) of what an IP packet carries; -1: cut off, -2: a
     fragment, -3: not IP."""
@@ -188,7 +195,10 @@ def _transport(data, kind, p, end, wire_end):  # type: ignore[no-untyped-def]
             wire_end = min(wire_end, p + total)
         if _be16(data, p + 6) & 0x3FFF:
             return np.int64(-2), p, wire_end
-        return np.int64(data[p + 9]), p + (data[p] & 15) * 4, wire_end
+        protocol, p = np.int64(data[p + 9]), p + (data[p] & 15) * 4
+        if protocol == 51 and p + 8 <= end:  # authentication header
+            protocol, p = np.int64(data[p]), p + (data[p + 1] + 2) * 4
+        return protocol, p, wire_end
     if kind != 0x86DD:
         return np.int64(-3), p, wire_end
     if p + 40 > end:
@@ -209,7 +219,7 @@ def _transport(data, kind, p, end, wire_end):  # type: ignore[no-untyped-def]
     return protocol, p, wire_end
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _inner(data, protocol, p, end):  # type: ignore[no-untyped-def]
     """What a tunnel carries: (1 and the link type or ethertype and position of the inner packet; 0:
     no tunnel; -1: one that cannot be opened here)."""
@@ -222,9 +232,9 @@ def _inner(data, protocol, p, end):  # type: ignore[no-untyped-def]
         return -1, none, none, p
     if protocol == 17 and p + 16 <= end:
         port = _be16(data, p + 2)
-        if port == _VXLAN_PORT:
+        if port in _VXLAN_PORTS:
             return 1, np.int64(_ETHERNET), none, p + 16
-        if port == 6081 or port == 2152:  # Geneve, GTP
+        if port in _OPAQUE_PORTS:
             return -1, none, none, p
     if protocol == 47 and p + 4 <= end:  # GRE: checksum, key and sequence number are optional
         flags, kind = data[p], _be16(data, p + 2)
@@ -237,14 +247,14 @@ def _inner(data, protocol, p, end):  # type: ignore[no-untyped-def]
     return 0, none, none, p
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _count(counters, first, which, packet):  # type: ignore[no-untyped-def]
     if counters[which] == 0:
         first[which] = packet
     counters[which] += 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _find_tcp(data, link, p, end, wire_end):  # type: ignore[no-untyped-def]
     """Look for TCP in a frame: (why not, or -1; depth of tunnels; ethertype; positions of the IP
     and of the TCP header; end on the wire)."""
@@ -264,8 +274,7 @@ def _find_tcp(data, link, p, end, wire_end):  # type: ignore[no-untyped-def]
         if protocol == -2:
             return FRAGMENT, depth, kind, ip, p, wire_end
         if protocol == -3:
-            hides = kind == 0x8847 or kind == 0x8864  # MPLS, PPPoE
-            return OPAQUE if hides else NOT_IP, depth, kind, ip, p, wire_end
+            return OPAQUE if kind in _OPAQUE_TYPES else NOT_IP, depth, kind, ip, p, wire_end
         tunnel, link, kind, p = _inner(data, protocol, p, end)
         if tunnel <= 0 or depth == 4:
             return OPAQUE if tunnel else NOT_TCP, depth, kind, ip, p, wire_end
@@ -274,7 +283,7 @@ def _find_tcp(data, link, p, end, wire_end):  # type: ignore[no-untyped-def]
             kind, p = _network(data, link, p, end)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _scan(data, table, done, rows, filled, streams, slots, keys, base, ignored,  # type: ignore[no-untyped-def]
           frames, octets, counters, first, first_packet, last_time):
     """Fill `rows` from packet `done` on; stops early when the stream tables are full."""
@@ -282,10 +291,11 @@ def _scan(data, table, done, rows, filled, streams, slots, keys, base, ignored, 
         if streams == len(keys):
             return i, filled, streams
         captured, wire, time = table[1, i], table[2, i], table[3, i]
-        if time < last_time[0]:
-            _count(counters, first, CLOCK_BACK, first_packet + i)
-            counters[STEP_BACK] = max(counters[STEP_BACK], last_time[0] - time)
-        last_time[0] = time
+        if time:
+            if time < last_time[0]:
+                _count(counters, first, CLOCK_BACK, first_packet + i)
+                counters[STEP_BACK] = max(counters[STEP_BACK], last_time[0] - time)
+            last_time[0] = time
         end, wire_end = table[0, i] + captured, table[0, i] + wire
         why, depth, kind, ip, p, wire_end = _find_tcp(data, table[4, i], table[0, i], end, wire_end)
         if depth:

@@ -118,6 +118,8 @@ class Source:
         self._on_progress = on_progress
         self._reported = 0
         try:
+            if self.name == STDIN and sys.stdin is None:
+                raise SourceError("stdin is closed: name a file, or pipe a capture in")
             if self.name == STDIN:
                 self._raw: io.RawIOBase = os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)
             else:

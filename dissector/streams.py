@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
+from dissector.compiled import compiled
 from dissector.segments import (
     ACK,
     ACKNOWLEDGEMENT,
@@ -30,13 +30,14 @@ from dissector.segments import (
     Segments,
 )
 
-GRACE = 1_000_000_000
+GRACE = 3_000_000_000
 """ns for which a hole that an ACK covers may still be filled: captures on several queues show an
 ACK before its data, and a lost original may yet be retransmitted."""
-PATIENCE = 8 * GRACE
+PATIENCE = 3 * GRACE
 """The same for a hole that no ACK covers (captures of one direction)."""
-HELD_OCTETS = 8 << 20
-"""Octets that may wait behind a hole; more, and the hole is given up.  Bounds memory."""
+HELD_OCTETS = 32 << 20
+"""Octets that may wait behind a hole (a large window on a fast link); more, and the hole is given up
+although it might still be filled.  Bounds memory."""
 HELD_ROWS = 1 << 15
 START_OCTETS = 64 << 10
 """Without a SYN the first octets may have come out of order: so many are looked at before the
@@ -107,6 +108,7 @@ class Stream:
     def __init__(self) -> None:
         self._state = np.zeros((2, 12), np.int64)
         self._state[:, _END] = -1
+        self._state[:, _ACKED] = -(1 << 62)
         self._held = np.zeros((2, 0, RANGE_COLUMNS), np.int64)
         self._acks = np.zeros((2, 0, 3), np.int64)
         self._kept = [np.zeros(0, np.uint8), np.zeros(0, np.uint8)]
@@ -134,9 +136,13 @@ class Stream:
         return bool(self._state[side, _STATE] == _WAITING)
 
     def waiting_from(self, side: int) -> int:
-        """Running number of the earliest frame whose octets wait behind a hole; 0: none waits."""
-        count = self._state[side, _HELD]
-        return int(self._held[side, :count, FRAME].min()) if count else 0
+        """Running number of the first frame that tells of a hole which may still be filled: by its
+        octets, which wait behind it, or by acknowledging octets that were not seen.  0: no hole."""
+        count, acks = self._state[side, _HELD], self._state[side, _ACKS]
+        frames = [int(self._held[side, :count, FRAME].min())] if count else []
+        if acks and not self.known_end(side):
+            frames.append(int(self._acks[side, 0, ACK_FRAME]))
+        return min(frames, default=0)
 
     def known_end(self, side: int) -> bool:
         """Whether every octet up to the FIN has been handed on."""
@@ -202,7 +208,7 @@ class Stream:
         self._acks = acks[:, :int(self._state[:, _ACKS].max())].copy()
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _assemble(rows, times, first, state, held, acks, out, final):  # type: ignore[no-untyped-def]
     """Run the segments of one connection through both directions' states, in capture order."""
     for s in range(2):
@@ -249,11 +255,13 @@ def _assemble(rows, times, first, state, held, acks, out, final):  # type: ignor
             end = state[s, _ACKED]
             if 0 <= state[s, _END] < end:
                 end = state[s, _END]
+            elif state[s, _END] < 0 and end == state[s, _NEXT] + 1:
+                end -= 1  # one more than the last octet seen: a FIN that the capture lacks
             if state[s, _STATE] == _RUNNING and end > state[s, _NEXT]:
                 _emit_hole(state[s], acks[s], out[s], end)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _unwrap(mine, number):  # type: ignore[no-untyped-def]
     """Stream offset of a sequence number: the one nearest to the highest octet seen."""
     distance = (number - mine[_ORIGIN] - mine[_HIGH]) & 0xFFFFFFFF
@@ -262,7 +270,7 @@ def _unwrap(mine, number):  # type: ignore[no-untyped-def]
     return mine[_HIGH] + distance
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _set_origin(mine, held, sequence):  # type: ignore[no-untyped-def]
     """The SYN was seen: offset 0 is the octet behind it, also for octets that came before it."""
     shift = (mine[_ORIGIN] - sequence) & 0xFFFFFFFF
@@ -275,7 +283,7 @@ def _set_origin(mine, held, sequence):  # type: ignore[no-untyped-def]
     mine[_ORIGIN], mine[_NEXT], mine[_STATE] = sequence, 0, _RUNNING
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _emit(mine, out, offset, size, given, place, frame, time, hole):  # type: ignore[no-untyped-def]
     row = out[mine[_OUT]]
     row[OFFSET], row[SIZE], row[GIVEN], row[PLACE] = offset, size, given, place
@@ -284,7 +292,7 @@ def _emit(mine, out, offset, size, given, place, frame, time, hole):  # type: ig
     mine[_NEXT] = offset + size
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _hold(mine, held, offset, length, captured, position, frame, time):  # type: ignore[no-untyped-def]
     """Put the octets that are new among those that wait; the first to show an octet wins."""
     at, end = offset, offset + length
@@ -317,7 +325,7 @@ def _hold(mine, held, offset, length, captured, position, frame, time):  # type:
     mine[_HIGH] = max(mine[_HIGH], end)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _drain(mine, held, out):  # type: ignore[no-untyped-def]
     """Hand on what waits no longer."""
     n, i = mine[_HELD], 0
@@ -334,7 +342,7 @@ def _drain(mine, held, out):  # type: ignore[no-untyped-def]
         mine[_HELD] = n - i
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _first_ack(mine, acks, end):  # type: ignore[no-untyped-def]
     """Row of the first ACK that covers everything below `end`; -1 without one."""
     low, high = 0, mine[_ACKS]
@@ -347,7 +355,7 @@ def _first_ack(mine, acks, end):  # type: ignore[no-untyped-def]
     return low if low < mine[_ACKS] else -1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _emit_hole(mine, acks, out, end):  # type: ignore[no-untyped-def]
     """A hole up to `end`, with the first ACK that covers it."""
     i = _first_ack(mine, acks, end)
@@ -355,7 +363,7 @@ def _emit_hole(mine, acks, out, end):  # type: ignore[no-untyped-def]
     _emit(mine, out, mine[_NEXT], end - mine[_NEXT], 0, 0, frame, time, 1)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _give_up(mine, held, acks, out, now, final):  # type: ignore[no-untyped-def]
     """Declare holes lost that have waited long enough, and hand on what waited behind them."""
     while mine[_HELD]:

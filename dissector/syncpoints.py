@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dissector.findings import Finding
-from dissector.protocol import FORWARD, SENDER, XEN_COLO, Dialect, SyncPoint
+from dissector.protocol import CHECKPOINT_STATE, FORWARD, SENDER, XEN_COLO, Dialect, SyncPoint
 from dissector.record import GAP, Record
 
 OK, WRONG_SENDER, OUT_OF_ORDER = "ok", "wrong_sender", "out_of_order"
@@ -32,35 +32,47 @@ class Sync:
 
 class Tracker:
     """Judges the sync-points of one connection; fed with its records in the order in which they
-    passed the capture point, from both directions."""
+    passed the capture point, from both directions.
 
-    def __init__(self, start_seen: bool, dialect: Dialect = XEN_COLO) -> None:
+    `start_seen` may be set until the first sync-point comes: whether the stream was seen from its
+    first octet."""
+
+    def __init__(self, dialect: Dialect = XEN_COLO) -> None:
         self.dialect = dialect
+        self.start_seen = False
         self.findings: list[Finding] = []
         self._points = {point.control_id: point for point in dialect.sync_points}
+        self._opens = dialect.named(dialect.opens_checkpoint)
         self._legal: tuple[str, ...] = dialect.first
-        self._previous = "the start of the stream"
-        self._doubt = not start_seen
+        self._previous = ""
+        self._doubt = False
         self._inside = False
-        self._checkpoint: int | None = 0 if start_seen else None
+        self._opened = 0
 
     def doubt(self) -> None:
         """Octets are missing here: what comes next cannot be judged."""
-        self._doubt = True
+        self._doubt, self._inside = True, False
 
     def feed(self, record: Record) -> Sync | None:
         """The sync-point that this record is, if it is one."""
         if record.status == GAP:
-            self._doubt = True
+            self.doubt()
         if record.direction == FORWARD and record.structure in self.dialect.inside:
             self._inside = record.structure is self.dialect.inside[0]
+        if record.structure is not CHECKPOINT_STATE:
+            return None
         point = self._points.get(record.control_id)  # type: ignore[arg-type]
         if point is None:
+            # Its octets are missing.  The primary sends one kind only.
+            self._doubt = True
+            self._opened += record.direction == FORWARD
             return None
+        self._doubt |= not self._previous and not self.start_seen
         status = self._judge(point, record)
-        if point.short_name == self.dialect.opens_checkpoint and status != WRONG_SENDER:
-            self._checkpoint = 1 if self._checkpoint is None else self._checkpoint + 1
-        sync = Sync(point, record, self._checkpoint, status, self._doubt)
+        if point is self._opens and status != WRONG_SENDER:
+            self._opened += 1
+        number = self._opened if self.start_seen or self._opened else None
+        sync = Sync(point, record, number, status, self._doubt)
         if status in _VIOLATIONS:
             self._report(status, point, record)
         if status != WRONG_SENDER:
@@ -82,7 +94,7 @@ class Tracker:
         text = {
             WRONG_SENDER: f"{point.name} comes from the {SENDER[record.direction]}; only the "
                           f"{point.sender} sends it",
-            OUT_OF_ORDER: f"{point.name} follows {self._previous}; "
+            OUT_OF_ORDER: f"{point.name} follows {self._previous or 'the start of the stream'}; "
                           f"{' or '.join(self._legal)} must",
             INSIDE_CHECKPOINT: f"{point.name} passes between {begin.full_name} and "
                                f"{end.full_name}",

@@ -197,3 +197,42 @@ def test_statistics_of_few_values() -> None:
     assert (one["min_ms"], one["mean_ms"], one["max_ms"]) == (5, 5, 5)
     assert math.isnan(one["std_ms"])
     assert summary(np.array([1_000_000, 3_000_000]))["std_ms"] == pytest.approx(math.sqrt(2))
+
+
+def test_a_failed_migration_is_not_complete(tmp_path: Path) -> None:
+    for failed in (False, True):
+        (row,) = of(tmp_path, Wire(stream.plain(GUEST, failed=failed))).checkpoints.to_dict("records")
+        assert row["complete"] == (not failed)
+        assert math.isnan(row["downtime_min_ms"]) == failed
+
+
+def test_a_record_that_breaks_off_has_not_passed(tmp_path: Path) -> None:
+    wire = Wire(stream.plain(Guest(memory=64, batch=32)))
+    part = wire.keep(wire.rows[:60])
+    (row,) = of(tmp_path, part).checkpoints.to_dict("records")
+    assert row["pages"] == 0
+    assert not row["complete"]
+
+
+def test_a_clock_that_steps_back_makes_no_duration(tmp_path: Path) -> None:
+    wire = Wire(stream.plain(GUEST))
+    wire.rows["time"][len(wire.rows) // 2:] -= 5_000_000_000
+    path = tmp_path / "x.pcap"
+    path.write_bytes(files.pcap(list(files.frames(wire))))
+    capture = analysis.read(path)
+    (row,) = capture.checkpoints.to_dict("records")
+    assert -5000 < row["total_ms"] < -4900, "as the stamps say, in capture order"
+    assert "clock_back" in set(capture.findings["rule"])
+
+
+def test_boundaries_out_of_order_are_not_clipped(tmp_path: Path) -> None:
+    messages = list(stream.colo(3, GUEST))
+    ready = index_of(messages, "SVM_READY", 1)
+    messages[ready - 1], messages[ready] = messages[ready], messages[ready - 1]
+    capture = of(tmp_path, Wire(messages))
+    row = capture.checkpoints.iloc[1]
+    assert row["load_ms"] < 0
+    assert not row["complete"]
+    assert {"inside_checkpoint", "phases_out_of_order"} <= set(capture.findings["rule"])
+    assert row[PHASE_COLUMNS[:-1]].sum() == pytest.approx(
+        (row["svm_resumed"] - row["new"]).total_seconds() * 1000)

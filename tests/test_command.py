@@ -122,9 +122,9 @@ def test_several_files_have_a_column_that_names_them(tmp_path: Path) -> None:
 
 
 def test_without_checkpoints_the_exit_is_0_and_one_line_says_why() -> None:
-    for name, why in (("remus-hvm.A", b"Remus has no sync-points"),
-                      ("plain-hvm-mtu.A", b"a plain migration has no checkpoints"),
-                      ("debian-nocolo.A", b"the stream ends before the first record")):
+    for name, why in (("remus-hvm.A", b"Remus has none"),
+                      ("plain-hvm-mtu.A", b"a plain migration has none"),
+                      ("debian-nocolo.A", b"before it tells plain migration, Remus and COLO apart")):
         done = run("latency", str(PCAPS / f"{name}.pcap.zst"))
         assert done.returncode == 0
         assert why in done.stderr
@@ -196,3 +196,37 @@ def test_help_and_version() -> None:
     assert b"checkpoints" in run("--help").stdout
     assert run("--version").stdout.startswith(b"coloscope, version 0.")
     assert b"--connection" in run("latency", "--help").stdout
+
+
+@pytest.mark.parametrize("text", ["inf", "NaT", "now", "+x", "-5", "1e999", "2026-13-01", ""])
+def test_a_bound_that_is_none(text: str) -> None:
+    done = run("latency", COLO, f"--from={text}")
+    if text:
+        assert done.returncode == 2
+        assert b"neither a frame" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_odd_surroundings() -> None:
+    """stdin closed; a terminal that knows no arrows; nothing to say about checkpoints."""
+    program = f"'{sys.executable}' -c 'from analysis.cli import main; main()'"
+    done = subprocess.run(f"{program} latency - <&-", shell=True, capture_output=True)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    done = subprocess.run(f"PYTHONIOENCODING=latin-1 {program} latency --format table '{COLO}'",
+                          shell=True, capture_output=True)
+    assert done.returncode == 0
+    assert b"122.42" in done.stdout
+    done = run("checkpoints", str(PCAPS / "debian-nocolo.A.pcap.zst"))
+    assert done.returncode == 0
+    assert b"no checkpoints: " in done.stderr
+
+
+def test_a_window_means_the_same_by_frame_and_by_time() -> None:
+    every = rows("checkpoints", COLO)
+    frame, time = every[10]["last_frame"], int(str(every[10]["end_ns"]))
+    by_frame = rows("checkpoints", COLO, "--to", str(frame))
+    assert by_frame == rows("checkpoints", COLO, "--to", f"{time // 10**9}.{time % 10**9:09}")
+    assert len(by_frame) == 11
+    begun = rows("records", COLO, "--from", "39787")
+    assert min(int(str(r["first_frame"])) for r in begun) >= 39787
+    assert rows("connections", COLO, "--from", "54993") == []

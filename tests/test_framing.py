@@ -265,3 +265,15 @@ def test_every_record_decodes_to_what_was_encoded() -> None:
         head = b"".join(m.octets for m in stream.plain(replace(TINY, xl=False, order=order)))[:64]
         found, _ = fed(head + encode(p.X86_TSC_INFO, order, **values), p.FORWARD)
         assert found[-1].fields == {**values, "reserved": 0}
+
+
+def test_the_shape_of_lists_holds_unless_contradicted() -> None:
+    """A shifted list, then a plain one that begins with PFN 0: the sync-point behind tells."""
+    shifted = stream._Writer(replace(TINY, shifted=True)).dirty_list((3,)).octets
+    plain = stream._Writer(TINY).dirty_list((0, 5)).octets
+    sync = encode(p.CHECKPOINT_STATE, control_id=2)
+    octets = p.BANNER.magic + shifted + sync + plain + sync + shifted + sync
+    for feeds in ((), range(len(octets))):
+        records, framer = fed(octets, p.BACK, feeds=feeds)
+        assert framer.lost is None
+        assert [r.fields["pfn"] for r in records if r.count is not None] == [[3], [0, 5], [3]]

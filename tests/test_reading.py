@@ -262,3 +262,42 @@ def test_events_come_while_the_file_is_read(tmp_path: Path, wire: Wire) -> None:
     assert isinstance(next(events), Record)
     collect(result, events)
     assert len(result.syncs) == 2 + 2 * 4
+
+
+def test_linux_vxlan_port(tmp_path: Path) -> None:
+    wire = Wire(stream.colo(1))
+    frames = [(t, f[:36] + (8472).to_bytes(2, "big") + f[38:]) for t, f in files.frames(wire, "vxlan")]
+    (tmp_path / "x").write_bytes(files.pcap(frames))
+    assert read(tmp_path / "x").framed() == wire.expected()
+
+
+def test_stamps_that_need_all_64_bits(tmp_path: Path, packets: list[tuple[int, bytes]]) -> None:
+    path = tmp_path / "x.pcapng"
+    path.write_bytes(files.pcapng_start(resolution=b"\x0a") + b"".join(
+        files.enhanced(t * 10, frame) for t, frame in packets))
+    plain = tmp_path / "x.pcap"
+    plain.write_bytes(files.pcap(packets))
+    assert stamps(read(path)) == stamps(read(plain))
+
+
+def test_packets_without_a_time(tmp_path: Path, wire: Wire, packets: list[tuple[int, bytes]]) -> None:
+    """Simple packet blocks have none: records are there, latencies are not."""
+    import analysis
+
+    path = tmp_path / "x.pcapng"
+    path.write_bytes(files.pcapng_start() + b"".join(
+        files.block(3, struct.pack("<I", len(frame)) + frame) for _, frame in packets))
+    assert read(path).framed() == wire.expected()
+    capture = analysis.read(path)
+    assert (capture.latency()["count"] == 0).all()
+    assert set(capture.pairs["reason"]) == {"no_time"}
+    assert capture.records["delivered"].isna().all()
+    assert len(capture.checkpoints) == 3
+
+
+def test_snap_and_llc(tmp_path: Path) -> None:
+    wire = Wire(stream.colo(1), mss=1400)
+    frames = [(t, f[:12] + (len(f) - 6).to_bytes(2, "big") + b"\xaa\xaa\x03\0\0\0" + f[12:])
+              for t, f in files.frames(wire)]
+    (tmp_path / "x").write_bytes(files.pcap(frames))
+    assert read(tmp_path / "x").framed() == wire.expected()

@@ -243,3 +243,61 @@ def test_flags_that_consume_a_number(tmp_path: Path) -> None:
     side = 0 if wire.rows["side"][wire.data_rows()[-1]] == 0 else 1
     primary = result.connection.primary_side or 0
     assert result.connection.stream.known_end(primary if side == 0 else 1 - primary)
+
+
+@pytest.mark.parametrize("ends", [("10.0.0.1", "10.0.0.2"), ("10.0.0.2", "10.0.0.1")])
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_a_start_without_syn_is_a_start(tmp_path: Path, kind: str, ends: tuple[str, str]) -> None:
+    wire = Wire(KINDS[kind](SMALL), handshake=False, ends=ends)
+    result = read(files.write(tmp_path / "x.pcap", wire))
+    assert result.framed() == wire.expected()
+    assert result.connection.start_seen
+    assert result.connection.kind == kind
+    assert {s.status for s in result.syncs} <= {"ok"}
+
+
+def test_a_connection_that_starts_with_a_hole_is_not_kept(tmp_path: Path) -> None:
+    """Whether it is ours cannot be told: its octets must not pile up."""
+    wire = Wire(stream.plain(Guest(memory=200, batch=50)))
+    first = wire.data_rows()[wire.rows["side"][wire.data_rows()] == 0][0]
+    banner = wire.data_rows()[wire.rows["side"][wire.data_rows()] == 1][0]
+    result = read(files.write(tmp_path / "x.pcap", wire.keep(np.delete(wire.rows, [first, banner]))))
+    (connection,) = result.engine.connections.values()
+    assert connection.role != "ours"
+    assert all(early is None for early in connection._early)
+
+
+def test_a_fin_that_the_capture_lacks_is_no_octet(tmp_path: Path) -> None:
+    wire = Wire(stream.plain(SMALL))
+    rows = wire.rows[~((wire.rows["flags"] & FIN > 0) & (wire.rows["side"] == 0))]
+    result = read(files.write(tmp_path / "x.pcap", wire.keep(rows)))
+    assert result.framed() == wire.expected()
+    assert not result.rules()
+
+
+def test_the_last_list_is_acknowledged_although_it_is_decided_late(tmp_path: Path) -> None:
+    messages = list(stream.colo(1, Guest(memory=2, lists=(0,))))
+    at = next(i for i, m in enumerate(messages) if m.structure.name.endswith("DIRTY_PFN_LIST"))
+    result = read(files.write(tmp_path / "x.pcap", Wire(messages[:at + 1])))
+    assert result.records[-1].name == "CHECKPOINT_DIRTY_PFN_LIST"
+    assert result.records[-1].acked_ns > result.records[-1].delivered_ns
+
+
+def test_contents_are_those_of_the_right_connection(tmp_path: Path) -> None:
+    """Port reuse with sequence numbers close to each other."""
+    first = Wire(stream.plain(Guest(memory=6, seed=1)), isn=(1000, 1000))
+    again = Wire(stream.plain(Guest(memory=6, seed=2)), isn=(1500, 1500),
+                 start=int(first.rows["time"][-1]) + 10)
+    result = read(files.write(tmp_path / "x.pcap", [first, again]))
+    for number, wire in enumerate((first, again)):
+        for record in (r for r in result.records if r.connection == number):
+            assert record.read() == wire.streams[record.direction][record.stream_offset:record.end]
+
+
+def test_what_is_not_known_is_not_named(tmp_path: Path) -> None:
+    """A stream that breaks off before it tells what it is has no kind."""
+    for kind in KINDS:
+        messages = KINDS[kind](SMALL)
+        cut = next(i for i, m in enumerate(messages) if m.structure.name in ("CHECKPOINT_END", "END"))
+        result = read(files.write(tmp_path / "x.pcap", Wire(messages[:cut])))
+        assert result.connection.kind == ""

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import analysis
 from dissector import protocol as p
 from dissector.protocol import BACK, FORWARD
 from tests.helpers import Read, read
@@ -110,3 +111,42 @@ def test_pairs_of_several_connections_do_not_mix(tmp_path: Path) -> None:
     result = read(files.write(tmp_path / "x.pcap", wires))
     assert len(result.syncs) == 3 * (2 + 3 * 4)
     assert {s.status for s in result.syncs} == {"ok"}
+
+
+@pytest.mark.parametrize("lost", ["SVM_SUSPENDED", "CHECKPOINT_END"])
+def test_behind_a_lost_place_nothing_is_judged(tmp_path: Path, lost: str) -> None:
+    """A header that the capture lacks: what the other direction says is no violation."""
+    wire = Wire(stream.colo(4, GUEST))
+    at = next(i for i, m in enumerate(wire.messages) if i > index_of(wire.messages, "NEW", 1) and (
+        m.structure.name == lost or (m.control_id == 1 and lost == "SVM_SUSPENDED")))
+    message = wire.messages[at]
+    before = sum(len(m.octets) for m in wire.messages[:at] if m.direction == message.direction)
+    side = 0 if message.direction == FORWARD else 1
+    row = np.flatnonzero((wire.rows["side"] == side) & (wire.rows["offset"] == before)
+                         & (wire.rows["length"] > 0))
+    result = read(files.write(tmp_path / "x.pcap", wire.keep(np.delete(wire.rows, row))))
+    assert result.rules() == {"hole", "lost_place"}
+    frame = result.connection.lost(message.direction)
+    assert frame is not None
+    late = [s for s in result.syncs if s.record.frame > frame]
+    assert len(late) >= 6
+    assert {s.status for s in result.syncs if s not in late} == {"ok"}
+    assert {s.status for s in late} == {"unknown_order"}
+    assert all(s.doubt for s in late)
+
+
+def test_a_new_whose_kind_is_missing_still_opens_a_checkpoint(tmp_path: Path) -> None:
+    wire = Wire(stream.colo(3, GUEST), split=lambda m: (8, 12) if m.control_id is not None else ())
+    new = index_of(wire.messages, "NEW", 1)
+    offset = sum(len(m.octets) for m in wire.messages[:new] if m.direction == FORWARD) + 8
+    row = np.flatnonzero((wire.rows["side"] == 0) & (wire.rows["offset"] == offset)
+                         & (wire.rows["length"] > 0))
+    path = files.write(tmp_path / "x.pcap", wire.keep(np.delete(wire.rows, row)))
+    result = read(path)
+    assert [s.checkpoint for s in result.syncs] == [0, 0, 1, 1, 1, 1, 2, 2, 2, 3, 3, 3, 3]
+    assert [s.status for s in result.syncs if s.checkpoint == 2] == ["unknown_order", "ok", "ok"]
+    rows = analysis.read(path).checkpoints
+    assert rows["number"].tolist() == [0, 1, 2, 3]
+    assert rows["complete"].tolist() == [True, True, False, True]
+    assert rows["lockstep_ms"].isna().tolist() == [False, True, False, True]
+    assert rows["suspend_ms"].isna().tolist() == [True, False, True, False]
