@@ -40,7 +40,7 @@ _SYNC_SIZE = padded(fields.fixed_size(CHECKPOINT_STATE) or 0)
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The place was lost at `stream_offset`, behind the record that `frame` delivered."""
+    """The place was lost at `stream_offset`; up to `frame` everything was understood."""
 
     direction: str
     stream_offset: int
@@ -435,7 +435,10 @@ class Framer:
         self._shape, self._first, self._touched, self._peek = None, (0, 0), COMPLETE, None
 
     def _lose(self, why: str) -> None:
-        self.lost = Lost(self.direction, self.offset, self._last_frame)
+        # A hole passed, at the latest, when it was acknowledged: what precedes that is sure.
+        row = self._run.rows[self._row(self.offset + len(self._head))]
+        sure = int(row[FRAME]) - 1 if row[HOLE] and self._head_ends else 0
+        self.lost = Lost(self.direction, self.offset, max(self._last_frame, sure))
         self._find("lost_place", why, self._first[0], self.offset)
 
     # --- the run in hand ----------------------------------------------------------------------

@@ -129,7 +129,7 @@ def test_behind_a_lost_place_nothing_is_judged(tmp_path: Path, lost: str) -> Non
     frame = result.connection.lost(message.direction)
     assert frame is not None
     late = [s for s in result.syncs if s.record.frame > frame]
-    assert len(late) >= 6
+    assert len(late) >= 2
     assert {s.status for s in result.syncs if s not in late} == {"ok"}
     assert {s.status for s in late} == {"unknown_order"}
     assert all(s.doubt for s in late)
