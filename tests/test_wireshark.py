@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The generated dissector in the real tshark: it and the engine say the same of the same octets."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from dissector import fields, protocol
+from dissector.protocol import ARRAY, BLOB, PAGES, STRINGS, TEXT
+from dissector.record import Record
+from dissector.wireshark.generate import generate, path
+from tests.helpers import PCAPS, Read, read
+from tests.synthesiser import files, stream
+from tests.synthesiser.stream import Guest
+from tests.synthesiser.wire import Wire, lose, repeat, shuffle
+
+LUA = Path(__file__).parent.parent / "lua" / "xen_migration.lua"
+pytestmark = pytest.mark.skipif(not shutil.which("tshark"), reason="needs tshark")
+SMALL = Guest(memory=5, holes=3, dirty=2, emulator=60)
+COLUMNS = ["frame.number", *(f"xenmig.record.{name}" for name in (
+    "layer", "name", "direction", "stream_offset", "length", "status", "first_frame", "frame"))]
+SYNCS = ["frame.number", *(f"xenmig.sync.{name}" for name in ("name", "checkpoint", "status", "latency"))]
+IN_ORDER = ("-o", "tcp.reassemble_out_of_order:TRUE")
+
+
+def tshark(capture: Path, *words: str) -> str:
+    """tshark with the dissector, nothing of the user's, and no Lua error."""
+    done = subprocess.run(
+        ["tshark", "-r", capture, "-X", f"lua_script:{LUA}", *words], capture_output=True, text=True,
+        env={**os.environ, "HOME": "/nonexistent", "XDG_CONFIG_HOME": "/nonexistent", "LANG": "C.UTF-8"})
+    assert done.returncode == 0, done.stderr
+    assert "Lua" not in done.stderr, done.stderr
+    assert "Lua Error" not in done.stdout
+    return done.stdout
+
+
+def table(capture: Path, columns: list[str], *words: str) -> list[tuple[str, ...]]:
+    """One row for each value of the second column; the first is the frame's."""
+    arguments = [part for name in columns for part in ("-e", name)]
+    out = tshark(capture, "-Y", columns[1], "-T", "fields", "-E", "aggregator=;", *arguments, *words)
+    found = []
+    for line in out.splitlines():
+        frame, *cells = line.split("\t")
+        lists = [cell.split(";") for cell in cells]
+        count = len(lists[0])
+        for i in range(count):
+            found.append((frame, *(cell[i] if len(cell) == count else "" for cell in lists)))
+    return found
+
+
+def records_of(result: Read) -> list[tuple[str, ...]]:
+    return sorted((r.layer, r.name, r.direction, str(r.stream_offset), str(r.length), r.status,
+                   str(r.first_frame), str(r.frame)) for r in result.records if r.frame)
+
+
+def syncs_of(result: Read) -> list[tuple[str, ...]]:
+    found, before = [], {}
+    for sync in result.syncs:
+        last = before.get(sync.record.connection)
+        latency = sync.record.delivered_ns - last if last is not None else None
+        before[sync.record.connection] = sync.record.delivered_ns
+        seconds = "" if latency is None else f"{'-' * (latency < 0)}{abs(latency) // 10**9}.{abs(latency) % 10**9:09}"
+        found.append((str(sync.record.frame), sync.point.short_name,
+                      "" if sync.checkpoint is None else str(sync.checkpoint), sync.status, seconds))
+    return sorted(found)
+
+
+def agree(capture: Path, *words: str, times: bool = True) -> Read:
+    """Records and sync-points are the same, in one pass and in two."""
+    mine = read(capture)
+    for passes in ((), ("-2",)):
+        theirs = sorted(row[1:] for row in table(capture, COLUMNS, *passes, *words))
+        expected = records_of(mine)
+        if not times:
+            theirs, expected = ([row[:6] + row[7:] for row in rows] for rows in (theirs, expected))
+        assert theirs == expected
+        syncs = [(frame, name, checkpoint, status, latency) for frame, name, checkpoint, status, latency in
+                 _aligned(capture, *passes, *words)]
+        assert sorted(syncs) == syncs_of(mine)
+    return mine
+
+
+def _aligned(capture: Path, *words: str) -> list[tuple[str, ...]]:
+    """Sync-points; the first of a connection has no latency."""
+    found = []
+    for frame, name, checkpoint, status, latency in table(capture, SYNCS, *words):
+        found.append((frame, name, checkpoint, status, latency))
+    return found
+
+
+def test_the_file_in_the_repository_is_what_is_generated() -> None:
+    assert LUA.read_text(encoding="utf-8") == generate(), "run `coloscope lua -o lua/xen_migration.lua`"
+
+
+@pytest.mark.parametrize("name", ["colo-hvm-fast.A", "colo-hvm-dirty.B", "colo-2ck-abort.A", "remus-hvm.A",
+                                  "plain-hvm-mtu.A", "debian-nocolo.A"])
+def test_engine_and_tshark_agree_on_real_captures(name: str) -> None:
+    capture = PCAPS / f"{name}.pcap.zst"
+    # Captured at the secondary's end, a lost segment comes late: see the table in the README.
+    late = name == "colo-hvm-dirty.B"
+    result = agree(capture, *(IN_ORDER if late else ()), times=not late)
+    assert result.records
+
+
+CASES: dict[str, Any] = {
+    "colo": lambda: stream.colo(3, SMALL),
+    "colo of 2015": lambda: stream.colo(3, replace(SMALL, order_2015=True)),
+    "remus": lambda: stream.remus(3, SMALL),
+    "remus of a PV guest": lambda: stream.remus(2, replace(SMALL, hvm=False)),
+    "plain": lambda: stream.plain(SMALL),
+    "plain, failed": lambda: stream.plain(SMALL, failed=True),
+    "libvirt": lambda: stream.plain(replace(SMALL, xl=False)),
+    "version 2": lambda: stream.plain(replace(SMALL, version=2)),
+    "big-endian": lambda: stream.colo(2, replace(SMALL, order="big")),
+    "Xen 4.18": lambda: stream.colo(3, replace(SMALL, shifted=True)),
+    "empty lists": lambda: stream.colo(3, replace(SMALL, lists=())),
+    "empty lists, Xen 4.18": lambda: stream.colo(3, replace(SMALL, lists=(), shifted=True)),
+    "PFN 0 first": lambda: stream.colo(3, replace(SMALL, lists=(0, 3))),
+    "only PFN 0": lambda: stream.colo(3, replace(SMALL, lists=(0,))),
+    "only PFN 0, Xen 4.18": lambda: stream.colo(3, replace(SMALL, lists=(0,), shifted=True)),
+}
+
+
+@pytest.mark.parametrize("mss", [60, 1448])
+@pytest.mark.parametrize("case", CASES)
+def test_every_kind_of_stream(tmp_path: Path, case: str, mss: int) -> None:
+    agree(files.write(tmp_path / "x.pcap", Wire(CASES[case](), mss=mss)))
+
+
+@pytest.mark.parametrize("cuts", [(8,), (8, 12), (3, 7, 9)])
+def test_messages_in_pieces(tmp_path: Path, cuts: tuple[int, ...]) -> None:
+    for case in ("colo", "Xen 4.18", "only PFN 0"):
+        agree(files.write(tmp_path / "x.pcap", Wire(CASES[case](), split=lambda m: [
+            c for c in cuts if c < len(m.octets) and len(m.octets) < 40 and m.structure.layer != "xl"])))
+
+
+@pytest.mark.parametrize("link", [link for link in files.LINKTYPES if link != "loop"])
+def test_link_types(tmp_path: Path, link: str) -> None:
+    agree(files.write(tmp_path / "x.pcapng", Wire(stream.colo(1, SMALL)), link))
+
+
+def test_several_migrations_and_a_wrap(tmp_path: Path) -> None:
+    wires = [Wire(stream.colo(2, replace(SMALL, seed=i)), ports=(30_000 + i, 7002),
+                  isn=(2**32 - 5000, 2**32 - 60)) for i in range(3)]
+    agree(files.write(tmp_path / "x.pcap", wires))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_duplicates_and_overlaps_with_default_preferences(tmp_path: Path, seed: int) -> None:
+    wire = repeat(Wire(stream.colo(2, SMALL), mss=700), np.random.default_rng(seed), 0.1)
+    agree(files.write(tmp_path / "x.pcap", wire))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("trouble", [lose, shuffle])
+def test_reordering_with_the_preference_for_it(tmp_path: Path, seed: int, trouble: Any) -> None:
+    rng = np.random.default_rng(seed)
+    wire = Wire(stream.colo(2, SMALL), mss=700)
+    wire = lose(wire, rng, 0.05) if trouble is lose else shuffle(wire, rng, 3)
+    agree(files.write(tmp_path / "x.pcap", wire), *IN_ORDER, times=False)
+
+
+def test_octets_that_never_come(tmp_path: Path) -> None:
+    """What Lua shows is a part of what the engine has, and every hole is an expert item."""
+    for seed in range(6):
+        wire = lose(Wire(stream.colo(3, SMALL), mss=900), np.random.default_rng(seed), 0.02, again=False)
+        capture = files.write(tmp_path / "x.pcap", wire)
+        mine = read(capture)
+        theirs = {row[1:6] for row in table(capture, COLUMNS)}
+        assert theirs <= {row[:5] for row in records_of(mine)}
+        holes = tshark(capture, "-Y", "xenmig.expert.hole", "-T", "fields", "-e", "frame.number")
+        assert len(mine.connection.holes) >= len(holes.split()) >= bool(mine.connection.holes)
+
+
+@pytest.mark.parametrize(("case", "rule"), [
+    (lambda m: m, ""), (lambda m: [replace(x, direction="back") if x.control_id == 0 else x for x in m],
+                        "wrong_sender"),
+    (lambda m: [x for x in m if x.control_id != 1], "out_of_order")])
+def test_faults_are_expert_items(tmp_path: Path, case: Any, rule: str) -> None:
+    capture = files.write(tmp_path / "x.pcap", Wire(case(list(stream.colo(3, SMALL)))))
+    mine = read(capture)
+    found = set()
+    for name in ("wrong_sender", "out_of_order", "inside_checkpoint", "lost_place", "bad_length"):
+        if tshark(capture, "-Y", f"xenmig.expert.{name}", "-T", "fields", "-e", "frame.number"):
+            found.add(name)
+    assert found == mine.rules()
+    assert found >= {rule} - {""}
+
+
+@pytest.mark.parametrize("mss", [1448, 50])
+@pytest.mark.parametrize("case", ["colo", "plain", "remus of a PV guest", "big-endian", "Xen 4.18"])
+def test_fields_agree_by_themselves(tmp_path: Path, case: str, mss: int) -> None:
+    """Every field of the description, driven by it: a new field is compared without a new test."""
+    capture = files.write(tmp_path / "x.pcap", Wire(CASES[case](), mss=mss))
+    records = {(r.direction, r.stream_offset): r for r in read(capture).records}
+    seen = 0
+    root = ElementTree.fromstring(tshark(capture, "-Y", "xenmig.record.name", "-T", "pdml"))
+    for tree in root.iter():
+        parts = [child.get("name") for child in tree]
+        if "xenmig.record.stream_offset" not in parts:
+            continue
+        shown: dict[str, list[str]] = {}
+        for node in tree.iter("field"):
+            shown.setdefault(str(node.get("name")), []).append(str(node.get("show")))
+        key = shown["xenmig.record.direction"][0], int(shown["xenmig.record.stream_offset"][0])
+        same(records[key], shown)
+        seen += 1
+    assert seen == len(records)
+
+
+def same(record: Record, shown: dict[str, list[str]]) -> None:
+    structure = record.structure
+    assert structure is not None
+    values = {f.name: value for f, _, _, value in fields.parts(structure, record.octets, record.order)}
+    for field in structure.fields:
+        key, value = path(structure, field.name), values.get(field.name)
+        if field.type in (BLOB, PAGES):
+            continue
+        if field.type == ARRAY:
+            for item in field.items:
+                name = path(structure, field.name, item.name) if len(field.items) > 1 else path(
+                    structure, item.name)
+                wanted = [v[item.name] if isinstance(v, dict) else v for v in value or []][:16]
+                assert [int(v, 0) for v in shown.get(name, [])] == wanted, name
+        elif field.type == STRINGS:
+            assert [s.encode() for s in shown.get(key, [])] == value
+        elif field.type == TEXT:
+            assert (key in shown) == bool(value)
+        else:
+            assert [int(v, 0) for v in shown[key]] == [value], key
+            for group in field.bits:
+                assert [int(v, 0) for v in shown[path(structure, field.name, group.name)]] == [group.of(value)]
+    if structure is protocol.CHECKPOINT_STATE:
+        assert shown["xenmig.colo_context.control_id"] == [str(record.control_id)]
+
+
+def test_garbage_raises_no_lua_error(tmp_path: Path) -> None:
+    """Rubbish behind, in front and inside of a stream; frames cut short."""
+    rng = np.random.default_rng(5)
+    for _ in range(12):
+        wire = Wire(stream.colo(2, SMALL), mss=int(rng.integers(20, 1500)))
+        octets = bytearray(wire.streams["forward"])
+        for at in rng.integers(60, len(octets), 5):
+            octets[at] = int(rng.integers(0, 256))
+        wire.streams["forward"] = bytes(octets)
+        frames = [(t, f[:int(rng.integers(60, 200))] if rng.random() < 0.1 else f)
+                  for t, f in files.frames(wire)]
+        capture = tmp_path / "x.pcap"
+        capture.write_bytes(files.pcap(frames, snaplen=int(rng.integers(70, 2000))))
+        tshark(capture, "-V")
+        tshark(capture, "-2")
