@@ -8,7 +8,8 @@ BIN    := $(VENV)/bin
 DEMO   := pcaps/colo-hvm-fast.A.pcap.zst
 
 # Programs that only the tests need, and the Debian packages that have them.
-PROGRAMS := tshark:tshark dumpcap:wireshark-common tcpdump:tcpdump ip:iproute2 editcap:wireshark-common
+PROGRAMS := tshark:tshark dumpcap:wireshark-common tcpdump:tcpdump ip:iproute2 editcap:wireshark-common \
+            luacheck:lua-check luac5.1:lua5.1 luac5.2:lua5.2 luac5.3:lua5.3 luac5.4:lua5.4
 APT      := $(if $(filter 0,$(shell id -u)),,sudo) env DEBIAN_FRONTEND=noninteractive apt-get
 
 .PHONY: demo test lint programs clean

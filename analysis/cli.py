@@ -170,6 +170,37 @@ def cut(files: tuple[str, ...], output: str, connection: str | None, checkpoint:
         click.echo(f"coloscope: {count} packets in {output}", err=True)
 
 
+@main.command()
+@click.option("-o", "output", metavar="FILE", help="Write to a file instead of stdout.")
+def lua(output: str | None) -> None:
+    """Generate the Wireshark dissector."""
+    with _ends():
+        from analysis.output import write_text
+        from dissector.wireshark.generate import generate
+
+        write_text(generate(), output)
+
+
+@main.group()
+def wireshark() -> None:
+    """Put the dissector into the user's own Wireshark, or take it out."""
+
+
+def _installer(name: str, meaning: str) -> None:
+    def command() -> None:
+        with _ends():
+            from dissector.wireshark import install
+
+            click.echo(getattr(install, name)())
+
+    wireshark.command(name, help=meaning)(command)
+
+
+_installer("install", "Install or update the dissector.")
+_installer("uninstall", "Remove the dissector.")
+_installer("status", "Say whether the dissector is installed, and where.")
+
+
 # --- what the commands share ------------------------------------------------------------------
 
 

@@ -33,6 +33,11 @@ def write(frame: pd.DataFrame, command: str, kind: str, path: str | None) -> Non
         terminal.show(frame, command)
         return
     text = {"table": terminal.text, "csv": _csv, "json": _json, "jsonl": _jsonl}[kind](frame, command)
+    write_text(text, path)
+
+
+def write_text(text: str, path: str | None) -> None:
+    """Write text to a file, or to stdout.  Raises OutputError."""
     if path is None:
         sys.stdout.write(text)
         sys.stdout.flush()

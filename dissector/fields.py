@@ -155,17 +155,37 @@ def expected_body(structure: Structure, octets: bytes, order: str, body_length: 
     return body_length == size if exact else body_length >= size
 
 
+def reserved_set(structure: Structure, octets: bytes, order: str, count: int | None) -> list[str]:
+    """Names of the reserved fields and groups of bits that are not zero, in the fields that are not
+    items of an array and in the words of an array."""
+    found = []
+    for field, _, width, value in parts(structure, octets, order, arrays=False):
+        if field.type in WIDTH:
+            if field.reserved and value:
+                found.append(field.name)
+            found += [f"{field.name}.{group.name}" for group in field.bits
+                      if group.reserved and group.of(value)]
+        elif field.type == ARRAY and width and field.items[0].bits:
+            mask = np.uint64(sum(group.mask for group in field.items[0].bits if group.reserved))
+            read = words(structure, octets, order, count or 0)
+            if read is not None and (read & mask).any():
+                found.append(field.name)
+    return found
+
+
 @cache
 def keeps(structure: Structure) -> str:
     """Name of the field from which on a record's octets are not kept (contents of pages, blobs)."""
     return next((f.name for f in structure.fields if f.type in (PAGES, BLOB)), "")
 
 
-def parts(structure: Structure, octets: bytes, order: str) -> Iterator[tuple[Field, int, int, Any]]:
+def parts(structure: Structure, octets: bytes, order: str, *,
+          arrays: bool = True) -> Iterator[tuple[Field, int, int, Any]]:
     """Every field that the octets hold: (field, position, octets, value).
 
     Integers as int, fixed and variable texts as bytes, arrays as a list (of int, or of a dict for
-    an item with several fields), strings as a list of bytes, page contents and blobs as bytes.
+    an item with several fields; empty if `arrays` are not wanted), strings as a list of bytes, page
+    contents and blobs as bytes.
     """
     values: dict[str, Any] = {}
     at, end = start(structure), len(octets)
@@ -182,7 +202,7 @@ def parts(structure: Structure, octets: bytes, order: str) -> Iterator[tuple[Fie
             width = field.width
             count = (end - at) // width if field.count == REST else values.get(field.count, 0)
             count = min(count, (end - at) // width)
-            value = [_item(field, octets, at + i * width, order) for i in range(count)]
+            value = [_item(field, octets, at + i * width, order) for i in range(count if arrays else 0)]
             at += count * width
         elif field.type == STRINGS:
             value = octets[at:end].split(b"\0")[:-1]

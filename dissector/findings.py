@@ -32,6 +32,8 @@ RULES = {rule.name: rule for rule in (
     Rule("wrong_direction", ERROR, "libxc: Records",
          "a record comes from the side that never sends it"),
     Rule("truncated", NOTE, "capture", "a stream ends inside a record"),
+    Rule("reserved_not_zero", WARNING, "libxc: Fields", "reserved bits or fields are not zero"),
+    Rule("padding_not_zero", WARNING, "libxc: Records", "the padding of a record is not zero"),
     Rule("optional_record", NOTE, "libxc: Records",
          "an optional record that this description does not know; it is skipped"),
     Rule("lost_place", ERROR, "libxc: Records",

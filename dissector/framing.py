@@ -415,6 +415,13 @@ class Framer:
         if SENDER[self.direction] not in structure.senders:
             self._find("wrong_direction", f"{record.full_name} is never sent by the "
                        f"{SENDER[self.direction]}", record.frame, record.stream_offset)
+        if reserved := fields.reserved_set(structure, record.octets, record.order, record.count):
+            self._find("reserved_not_zero", f"{record.full_name}: {', '.join(reserved)} must be zero",
+                       record.frame, record.stream_offset)
+        end = HEADER_SIZE + (record.body_length or 0)
+        if record.body_length is not None and any(record.octets[end:]):
+            self._find("padding_not_zero", f"the padding of {record.full_name} is not zero",
+                       record.frame, record.stream_offset)
         if record.body_length is not None and not fields.expected_body(
                 structure, record.octets, record.order, record.body_length, record.pages,
                 self.page_size):

@@ -215,6 +215,8 @@ rule("inside_checkpoint", ProtoExpert.new("xenmig.expert.inside_checkpoint", "a 
 rule("bad_length", ProtoExpert.new("xenmig.expert.bad_length", "a record's length does not fit its contents", expert.group.PROTOCOL, expert.severity.ERROR))
 rule("wrong_direction", ProtoExpert.new("xenmig.expert.wrong_direction", "a record comes from the side that never sends it", expert.group.PROTOCOL, expert.severity.ERROR))
 rule("truncated", ProtoExpert.new("xenmig.expert.truncated", "a stream ends inside a record", expert.group.SEQUENCE, expert.severity.NOTE))
+rule("reserved_not_zero", ProtoExpert.new("xenmig.expert.reserved_not_zero", "reserved bits or fields are not zero", expert.group.PROTOCOL, expert.severity.WARN))
+rule("padding_not_zero", ProtoExpert.new("xenmig.expert.padding_not_zero", "the padding of a record is not zero", expert.group.PROTOCOL, expert.severity.WARN))
 rule("optional_record", ProtoExpert.new("xenmig.expert.optional_record", "an optional record that this description does not know; it is skipped", expert.group.PROTOCOL, expert.severity.NOTE))
 rule("lost_place", ProtoExpert.new("xenmig.expert.lost_place", "no record of the protocol stands where one must; what follows in this direction is not read", expert.group.PROTOCOL, expert.severity.ERROR))
 rule("shifted_dirty_list", ProtoExpert.new("xenmig.expert.shifted_dirty_list", "Xen 4.18 or later (commit efe8de1f91) writes 8 octets too many in front of the dirty PFNs; the reader takes them for PFN 0 and the last PFN for the next record", expert.group.PROTOCOL, expert.severity.WARN))
@@ -480,6 +482,42 @@ local function length_fits(record, page_size)
   return length == size
 end
 
+-- Whether reserved fields or bits are set.
+local function reserved_set(record)
+  local structure = record.structure
+  if not structure then return false end
+  local at, values = start_of(structure), {}
+  for _, f in ipairs(structure.fields) do
+    if f.type == "array" then
+      local item = f.items[1]
+      local low, high = 64, 0
+      for _, group in ipairs(item.bits or {}) do
+        if group.reserved then low, high = group.low, group.high end
+      end
+      if low < 64 and item.width == 8 then
+        local count = f.count and values[f.count] or math.floor((#record.head - at) / f.width)
+        for i = 0, count - 1 do
+          local word = record.head:sub(at + i * 8 + 1, at + i * 8 + 8)
+          if #word < 8 then return false end
+          if bits(number(word, record.big and 1 or 5, 4, record.big), low - 32, high - 32) ~= 0 then return true end
+        end
+      end
+      return false
+    end
+    if f.width == 0 or f.type == "blob" or #record.head < at + f.width then return false end
+    if f.type ~= "text" then
+      local value = number(record.head, at + 1, f.width, record.big or f.big)
+      values[f.name] = value
+      if f.reserved and value ~= 0 then return true end
+      for _, group in ipairs(f.bits or {}) do
+        if group.reserved and bits(value, group.low, group.high) ~= 0 then return true end
+      end
+    end
+    at = at + f.width
+  end
+  return false
+end
+
 local function time_between(from, to)
   local seconds, rest = to.secs - from.secs, to.nsecs - from.nsecs
   if rest < 0 then seconds, rest = seconds - 1, rest + 1000000000 end
@@ -489,6 +527,9 @@ end
 -- Sync-points: the same judgement as the engine's.
 local function judge(conn, record)
   local tracker = conn.tracker
+  for _, dir in pairs(conn.dirs) do
+    if dir.lost then tracker.doubt, tracker.inside = true, false end
+  end
   if record.status == "gap" then tracker.doubt, tracker.inside = true, false end
   if record.direction == FORWARD and (record.index == INSIDE[1] or record.index == INSIDE[2]) then
     tracker.inside = record.index == INSIDE[1]
@@ -568,6 +609,8 @@ local function complete(conn, dir, chunk)
   if record.index == SYNC then record.control_id = integer(record.structure, CONTROL_ID, record.head, record.big) end
   record.pages = count_pages(shape, record.head)
   record.bad_length = not length_fits(record, dir.page_size)
+  record.reserved = reserved_set(record)
+  record.padding = record.body_length and not zero(record.head:sub(HEADER + record.body_length + 1))
   if record.structure then
     record.wrong_direction = true
     for _, sender in ipairs(record.structure.senders) do
@@ -786,7 +829,7 @@ local function show_fields(tree, record, tvb)
   end
 end
 
-local function show_sync(tree, record, pinfo, infos)
+local function show_sync(tree, record, infos)
   local sync = record.sync
   local text = sync.name
   tree:add(F["sync.name"], sync.name):set_generated()
@@ -806,7 +849,7 @@ local function show_sync(tree, record, pinfo, infos)
   infos[#infos + 1] = string.format("COLO checkpoint %s: %s", sync.checkpoint or "?", text)
 end
 
-local function show_record(tree, record, item, tvb, pinfo, infos)
+local function show_record(tree, record, item, tvb, infos)
   local range = item.at and tvb(item.at, math.min(item.length, tvb:len() - item.at)) or tvb(0, 0)
   local sub = tree:add(proto, range, string.format("%s %s, %d octets", record.layer, record.name, record.length))
   sub:add(F["record.name"], record.name):set_generated()
@@ -828,11 +871,13 @@ local function show_record(tree, record, item, tvb, pinfo, infos)
   end
   if #record.head > 0 then show_fields(sub, record, own) end
   if record.bad_length then sub:add_proto_expert_info(E.bad_length) end
+  if record.reserved then sub:add_proto_expert_info(E.reserved_not_zero) end
+  if record.padding then sub:add_proto_expert_info(E.padding_not_zero) end
   if record.wrong_direction then sub:add_proto_expert_info(E.wrong_direction) end
   if record.first_shifted then sub:add_proto_expert_info(E.shifted_dirty_list) end
   if not record.structure then sub:add_proto_expert_info(E.optional_record) end
   if record.sync then
-    show_sync(sub, record, pinfo, infos)
+    show_sync(sub, record, infos)
   else
     infos[#infos + 1] = record.layer .. " " .. record.name
   end
@@ -842,7 +887,7 @@ local function show(items, tvb, pinfo, tree)
   local infos = {}
   for _, item in ipairs(items) do
     if item.record then
-      show_record(tree, item.record, item, tvb, pinfo, infos)
+      show_record(tree, item.record, item, tvb, infos)
     elseif item.hole then
       tree:add_proto_expert_info(E.hole, string.format("%d octets are missing", item.hole))
     elseif item.lost then

@@ -199,6 +199,26 @@ def test_errata_of_old_xen_are_tolerated() -> None:
     assert {f.rule for f in framer.findings} == {"bad_length"}
 
 
+def test_reserved_bits_and_padding() -> None:
+    """What must be zero and is not is a finding; the reading goes on."""
+    bit = 1 << p.PFN_RESERVED.low
+    for octets, rules in (
+            (encode(p.X86_TSC_INFO, reserved=1), {"reserved_not_zero"}),
+            (encode(p.X86_TSC_INFO), set()),
+            (encode(p.PAGE_DATA, pfn=[stream.pfn_word(1, "XTAB") | bit]), {"reserved_not_zero"}),
+            (encode(p.PAGE_DATA, pfn=[stream.pfn_word(1, "XTAB")]), set()),
+            (record(p.HVM_CONTEXT.type or 0, b"12345")[:-1] + b"\1", set()),  # not kept: a blob's padding
+            (record(0x80000001, b"12345")[:-1] + b"\1", {"optional_record"})):
+        records, framer = fed(HEAD + octets + encode(p.STATIC_DATA_END), p.FORWARD)
+        assert {f.rule for f in framer.findings} == rules
+        assert records[-1].structure is p.STATIC_DATA_END
+    pairs = encode(p.EMULATOR_XENSTORE_DATA, emulator_id=2, pairs=[b"a", b"b"])
+    head = b"".join(m.octets for m in CASES["libvirt"][:1])
+    for octets, rules in ((pairs, set()), (pairs[:-1] + b"\1", {"padding_not_zero"})):
+        _, framer = fed(head + octets, p.FORWARD)
+        assert {f.rule for f in framer.findings} == rules
+
+
 def test_a_record_from_the_wrong_side() -> None:
     _, framer = fed(HEAD + encode(p.CHECKPOINT_DIRTY_PFN_LIST, pfn=[1]), p.FORWARD)
     assert {f.rule for f in framer.findings} == {"wrong_direction"}

@@ -68,10 +68,11 @@ def test_the_protocol_is_described_nowhere_else() -> None:
     names = {s.name for s in RECORDS if "_" in s.name} | {s.name for s in XEN_COLO.sync_points}
     names -= {"HVM_PARAMS"}
     fields = {f.name for s in STRUCTURES for f in s.fields if "_" in f.name}
-    for path in [*(ROOT / "dissector").glob("*.py"), *(ROOT / "analysis").glob("*.py")]:
+    for path in [*(ROOT / "dissector").rglob("*.py"), *(ROOT / "analysis").rglob("*.py"),
+                 *(ROOT / "dissector").rglob("*.lua")]:
         if path.name == "protocol.py":
             continue
-        code = re.sub(r'"""[\s\S]*?"""|#.*', "", path.read_text())
+        code = re.sub(r'"""[\s\S]*?"""|#.*|--.*', "", path.read_text())
         typed = set(re.findall(r'"(\w+)"', code))
         assert not typed & names, f"{path.name} types names of the protocol"
         # control_id is also a column that the tables promise.

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -184,12 +185,22 @@ def test_octets_that_never_come(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("case", "rule"), [
     (lambda m: m, ""), (lambda m: [replace(x, direction="back") if x.control_id == 0 else x for x in m],
                         "wrong_sender"),
-    (lambda m: [x for x in m if x.control_id != 1], "out_of_order")])
+    (lambda m: [x for x in m if x.control_id != 1], "out_of_order"),
+    (lambda m: [replace(x, octets=x.octets[:-1] + b"\1") if x.structure is protocol.X86_TSC_INFO else x for x in m],
+     "reserved_not_zero"),
+    (lambda m: [replace(x, octets=x.octets[:-1] + b"\1") if x.structure is protocol.EMULATOR_XENSTORE_DATA else x
+                for x in m], "padding_not_zero"),
+    (lambda m: [*m[:9], replace(m[9], octets=stream.record(0x80000007, b"new")), *m[9:]], "optional_record"),
+    (lambda m: [*m[:9], replace(m[9], octets=stream.encode(protocol.CHECKPOINT_DIRTY_PFN_LIST, pfn=[1])), *m[9:]],
+     "wrong_direction"),
+    (lambda m: [*m[:9], replace(m[9], octets=stream.record(8, bytes(23))), *m[9:]], "bad_length"),
+    (lambda m: [*m[:9], replace(m[9], octets=stream.record(0x42, b"")), *m[9:]], "lost_place")])
 def test_faults_are_expert_items(tmp_path: Path, case: Any, rule: str) -> None:
     capture = files.write(tmp_path / "x.pcap", Wire(case(list(stream.colo(3, SMALL)))))
     mine = read(capture)
     found = set()
-    for name in ("wrong_sender", "out_of_order", "inside_checkpoint", "lost_place", "bad_length"):
+    for name in ("wrong_sender", "out_of_order", "inside_checkpoint", "lost_place", "bad_length",
+                 "reserved_not_zero", "padding_not_zero", "optional_record", "wrong_direction"):
         if tshark(capture, "-Y", f"xenmig.expert.{name}", "-T", "fields", "-e", "frame.number"):
             found.add(name)
     assert found == mine.rules()
@@ -258,3 +269,55 @@ def test_garbage_raises_no_lua_error(tmp_path: Path) -> None:
         capture.write_bytes(files.pcap(frames, snaplen=int(rng.integers(70, 2000))))
         tshark(capture, "-V")
         tshark(capture, "-2")
+
+
+@pytest.mark.parametrize("version", ["5.1", "5.2", "5.3", "5.4"])
+def test_every_lua_reads_it(version: str) -> None:
+    """Wireshark up to 4.2 has Lua 5.1 or 5.2, from 4.4 on 5.4."""
+    compiler = shutil.which(f"luac{version}")
+    if not compiler:
+        pytest.skip(f"needs luac{version}")
+    subprocess.run([compiler, "-p", str(LUA)], check=True)
+
+
+def test_luacheck_is_content() -> None:
+    if not shutil.which("luacheck"):
+        pytest.skip("needs luacheck")
+    done = subprocess.run(["luacheck", "-q", str(LUA)], cwd=LUA.parent.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_install_into_a_users_wireshark(tmp_path: Path) -> None:
+    environment = {**os.environ, "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / ".config")}
+
+    def coloscope(*words: str) -> str:
+        return subprocess.run([sys.executable, "-c", "from analysis.cli import main; main()", "wireshark", *words],
+                              capture_output=True, text=True, check=True, env=environment).stdout
+
+    assert coloscope("status").endswith("not installed\n")
+    assert ": installed; " in coloscope("install")
+    assert coloscope("status").endswith(": installed\n")
+    shown = subprocess.run(["tshark", "-r", PCAPS / "colo-2ck-abort.A.pcap.zst", "-Y", "xenmig.sync.name"],
+                           capture_output=True, text=True, env=environment).stdout
+    assert "COLO checkpoint 1: SVM_SUSPENDED  +255.397 ms after NEW" in shown
+    (path,) = tmp_path.rglob("xen_migration.lua")
+    path.write_text(path.read_text() + "-- older")
+    assert "install it again" in coloscope("status")
+    assert ": updated; " in coloscope("install")
+    assert coloscope("uninstall").endswith("removed\n")
+    assert not list(tmp_path.rglob("xen_migration.lua"))
+
+
+def test_a_record_of_128_mib_is_streamed(tmp_path: Path) -> None:
+    """Its octets are counted, not collected."""
+    guest = Guest(memory=2, xl=False)
+    messages = list(stream.plain(guest))
+    count = ((128 << 20) - 8) // 4104
+    big = stream.encode(protocol.PAGE_DATA, pfn=list(range(count)), page_data=bytes(count * 4096))
+    messages.insert(7, stream.Message("forward", protocol.PAGE_DATA, big))
+    capture = files.write(tmp_path / "x.pcap", Wire(messages, mss=60_000))
+    agree(capture)
+    text = tshark(capture, "-Y", "frame.number == 100", "-V")
+    assert f"of {len(big)} octets" in text
+    assert "Continuation of PAGE_DATA begun in frame" in text
+    capture.unlink()

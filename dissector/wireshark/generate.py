@@ -125,7 +125,7 @@ def _declared(structure: Structure, field: Mapping[str, Any]) -> Iterable[tuple[
         return
     if field["type"] in WIDTH:
         kind = f"uint{8 * WIDTH[field['type']]}"
-        base = "base.HEX" if field["bits"] or field["type"] == "u64" and not field["unit"] else "base.DEC"
+        base = "base.HEX" if field["bits"] or (field["type"] == "u64" and not field["unit"]) else "base.DEC"
         enum = lua(field["enum"]) if field["enum"] and field["type"] != "u64" else "nil"
         yield key, f"field({lua(key)}, ProtoField.{kind}({lua(key)}, {lua(name)}, {base}, {enum}, nil, " \
             f"{lua(meaning)}))"
@@ -152,7 +152,7 @@ def _states() -> dict[str, Any]:
 
 def _tables() -> dict[str, str]:
     dialect = XEN_COLO
-    points = {p.control_id: {"name": p.short_name, "sender": p.sender, "after": {n: True for n in p.successors}}
+    points = {p.control_id: {"name": p.short_name, "sender": p.sender, "after": dict.fromkeys(p.successors, True)}
               for p in dialect.sync_points}
     head = dict(zip(("type", "length"), RECORD_HEADER, strict=True))
     return {
@@ -163,7 +163,7 @@ def _tables() -> dict[str, str]:
         "START": lua(dict(START)), "SENDER": lua(dict(SENDER)),
         "OPENINGS": lua({FORWARD: [s.magic for s in STATES[START[FORWARD]].fixed],
                          BACK: [STATES[START[BACK]].fixed[0].magic]}),
-        "POINTS": lua(points), "FIRST": lua({name: True for name in dialect.first}),
+        "POINTS": lua(points), "FIRST": lua(dict.fromkeys(dialect.first, True)),
         "OPENS": lua(dialect.opens_checkpoint), "CLOSES": lua(dialect.closes_checkpoint),
         "INSIDE": lua([_INDEX[id(s)] for s in dialect.inside]),
         "SYNC": str(_INDEX[id(CHECKPOINT_STATE)]), "LIST": str(_INDEX[id(CHECKPOINT_DIRTY_PFN_LIST)]),
@@ -172,7 +172,7 @@ def _tables() -> dict[str, str]:
         "EXCESS": str(DIRTY_LIST_EXCESS), "ALIGNMENT": str(ALIGNMENT),
         "BODY_LENGTH_MAX": str(BODY_LENGTH_MAX), "OPTIONAL": str(OPTIONAL),
         "TYPE_WIDTH": str(head["type"].width), "HEADER": str(sum(f.width for f in RECORD_HEADER)),
-        "ENDIAN_BIT": str(ENDIAN_BIT.low), "NO_PAGE": lua({kind: True for kind in PFN_TYPES_WITHOUT_PAGE}),
+        "ENDIAN_BIT": str(ENDIAN_BIT.low), "NO_PAGE": lua(dict.fromkeys(PFN_TYPES_WITHOUT_PAGE, True)),
         "FORWARD": lua(FORWARD), "BACK": lua(BACK),
         "FIELDS": "\n".join(_declarations()),
         "ALIASES": lua({path(s, f.name): f"{PROTO}.{alias.lower()}.{f.name}"

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Putting the dissector where the user's own Wireshark looks for plug-ins."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from dissector.errors import CannotDo
+from dissector.wireshark.generate import generate
+
+NAME = "xen_migration.lua"
+_PLACES = {
+    "win32": [Path(os.environ.get("PROGRAMFILES", r"C:\Program Files")) / "Wireshark" / "tshark.exe"],
+    "darwin": [Path("/Applications/Wireshark.app/Contents/MacOS/tshark")],
+}
+"""Where tshark is if it is not on the PATH."""
+
+
+class InstallError(CannotDo):
+    """Wireshark's folder cannot be found or written to; the message says what to do."""
+
+
+def _tshark() -> str:
+    found = shutil.which("tshark") or next(
+        (str(path) for path in _PLACES.get(sys.platform, []) if path.exists()), None)
+    if not found:
+        raise InstallError("tshark was not found: install Wireshark, or copy lua/xen_migration.lua into the "
+                           "personal plug-in folder that Wireshark shows under About, Folders")
+    return found
+
+
+def folder() -> Path:
+    """The personal folder for Lua plug-ins, as tshark tells it.  Raises InstallError."""
+    done = subprocess.run([_tshark(), "-G", "folders"], capture_output=True, text=True)
+    places = dict(line.split(":", 1) for line in done.stdout.splitlines() if ":" in line)
+    for name in ("Personal Lua Plugins", "Personal Plugins"):
+        if name in places:
+            return Path(places[name].strip())
+    raise InstallError("tshark -G folders names no personal plug-in folder")
+
+
+def install() -> str:
+    """Write the dissector; one line that says what was done."""
+    path = folder() / NAME
+    before = path.read_text(encoding="utf-8") if path.exists() else None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(generate(), encoding="utf-8")
+    except OSError as error:
+        raise InstallError(f"{path}: {error.strerror or error}") from None
+    what = "installed" if before is None else "up to date" if before == generate() else "updated"
+    return f"{path}: {what}; Wireshark loads it at its next start (or with Analyze, Reload Lua Plugins)"
+
+
+def uninstall() -> str:
+    """Remove the dissector; one line that says what was done."""
+    path = folder() / NAME
+    if not path.exists():
+        return f"{path}: not there"
+    try:
+        path.unlink()
+    except OSError as error:
+        raise InstallError(f"{path}: {error.strerror or error}") from None
+    return f"{path}: removed"
+
+
+def status() -> str:
+    """One line: is it there, and is it this version?"""
+    path = folder() / NAME
+    if not path.exists():
+        return f"{path}: not installed"
+    same = path.read_text(encoding="utf-8", errors="replace") == generate()
+    return f"{path}: installed" + ("" if same else ", but not what this coloscope generates: install it again")
