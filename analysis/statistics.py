@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-PERCENTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
+from dissector.quantiles import PERCENTILES
 
 
 def percentile(values: np.ndarray, p: float) -> float:

@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+import analysis
 from dissector import fields, protocol
 from dissector.protocol import ARRAY, BLOB, PAGES, STRINGS, TEXT
 from dissector.record import Record
@@ -321,3 +322,33 @@ def test_a_record_of_128_mib_is_streamed(tmp_path: Path) -> None:
     assert f"of {len(big)} octets" in text
     assert "Continuation of PAGE_DATA begun in frame" in text
     capture.unlink()
+
+
+def summaries(text: str) -> list[list[str]]:
+    lines = text[text.index("connection,phase"):].split("\n\n")[0].split("\n")
+    return [line.split(",") for line in lines if line]
+
+
+@pytest.mark.parametrize("ask", [("-X", "lua_script1:latency"), ("-o", "xenmig.summary:TRUE")])
+def test_the_latency_table_of_tshark(tmp_path: Path, ask: tuple[str, ...]) -> None:
+    """Asked for by a script argument or a preference, printed at the end: what `coloscope latency` says."""
+    messages = list(stream.colo(4, SMALL))
+    captures = [PCAPS / "colo-hvm-fast.A.pcap.zst",
+                files.write(tmp_path / "several.pcap", [
+                    Wire(stream.colo(3 + i, replace(SMALL, seed=i)), ports=(30_000 + i, 7002)) for i in range(2)]),
+                files.write(tmp_path / "faulty.pcap", Wire([m for i, m in enumerate(messages) if m.control_id != 1
+                                                            or i < len(messages) // 2]))]
+    for capture in captures:
+        for passes in ((), ("-2",)):
+            theirs = summaries(tshark(capture, "-q", *ask, *passes))
+            mine = analysis.read(capture).latency()
+            assert theirs[0] == list(mine)
+            assert len(theirs) == 1 + len(mine)
+            for row, (_, expected) in zip(theirs[1:], mine.iterrows(), strict=True):
+                for cell, value in zip(row, expected, strict=True):
+                    if isinstance(value, float):
+                        assert (cell == "") == np.isnan(value)
+                        assert not cell or float(cell) == pytest.approx(value, abs=2e-6)
+                    else:
+                        assert cell == str(value)
+    assert "connection,phase" not in tshark(captures[0], "-q")

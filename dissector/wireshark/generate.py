@@ -40,6 +40,7 @@ from dissector.protocol import (
     Field,
     Structure,
 )
+from dissector.quantiles import PERCENTILES
 
 PROTO = "xenmig"
 _SEVERITY = {ERROR: "ERROR", WARNING: "WARN", NOTE: "NOTE"}
@@ -52,7 +53,7 @@ def lua(value: Any) -> str:
         return "nil"
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, int):
+    if isinstance(value, int | float):
         return str(value)
     if isinstance(value, bytes):
         return '"' + "".join(chr(o) if 32 <= o < 127 and o not in b'"\\' else f"\\{o:03}" for o in value) + '"'
@@ -152,7 +153,8 @@ def _states() -> dict[str, Any]:
 
 def _tables() -> dict[str, str]:
     dialect = XEN_COLO
-    points = {p.control_id: {"name": p.short_name, "sender": p.sender, "after": dict.fromkeys(p.successors, True)}
+    points = {p.control_id: {"name": p.short_name, "sender": p.sender, "after": dict.fromkeys(p.successors, True),
+                             "usual": p.successors[0]}
               for p in dialect.sync_points}
     head = dict(zip(("type", "length"), RECORD_HEADER, strict=True))
     return {
@@ -163,7 +165,9 @@ def _tables() -> dict[str, str]:
         "START": lua(dict(START)), "SENDER": lua(dict(SENDER)),
         "OPENINGS": lua({FORWARD: [s.magic for s in STATES[START[FORWARD]].fixed],
                          BACK: [STATES[START[BACK]].fixed[0].magic]}),
-        "POINTS": lua(points), "FIRST": lua(dict.fromkeys(dialect.first, True)),
+        "POINTS": lua(points), "TRANSITIONS": lua(list(dialect.transitions())),
+        "PERCENTILES": lua([[name, p] for name, p in PERCENTILES.items()]),
+        "FIRST": lua(dict.fromkeys(dialect.first, True)),
         "OPENS": lua(dialect.opens_checkpoint), "CLOSES": lua(dialect.closes_checkpoint),
         "INSIDE": lua([_INDEX[id(s)] for s in dialect.inside]),
         "SYNC": str(_INDEX[id(CHECKPOINT_STATE)]), "LIST": str(_INDEX[id(CHECKPOINT_DIRTY_PFN_LIST)]),

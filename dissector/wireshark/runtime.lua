@@ -17,6 +17,8 @@ local START = @START@
 local SENDER = @SENDER@
 local OPENINGS = @OPENINGS@ -- octets that prove a direction
 local POINTS = @POINTS@ -- sync-points by control_id
+local TRANSITIONS = @TRANSITIONS@ -- legal ones, in their order
+local PERCENTILES = @PERCENTILES@
 local FIRST = @FIRST@ -- legal first ones
 local OPENS, CLOSES = @OPENS@, @CLOSES@
 local INSIDE = @INSIDE@ -- between these two no sync-point may pass
@@ -75,6 +77,7 @@ end
 proto.fields = fields
 proto.experts = experts
 
+proto.prefs.summary = Pref.bool("Print latencies at the end (tshark)", false, "As `coloscope latency` has them")
 proto.prefs.items = Pref.uint("Items of an array to show", 16, "Of PFN arrays and the like; all are read")
 
 local tcp_stream, tcp_seq = Field.new("tcp.stream"), Field.new("tcp.seq")
@@ -396,7 +399,9 @@ local function judge(conn, record)
     tracker.opened = tracker.opened + 1
     tracker.begin = record
   end
-  local sync = { name = point.name, status = status, checkpoint = tracker.opened, previous = tracker.last }
+  local sync = { name = point.name, status = status, checkpoint = tracker.opened, previous = tracker.last,
+                 doubt = tracker.doubt, usual = point.usual, after = point.after }
+  conn.syncs[#conn.syncs + 1] = record
   if conn.start_seen == nil and tracker.opened == 0 then sync.checkpoint = nil end
   if point.name == CLOSES then sync.begin = tracker.begin end
   record.sync = sync
@@ -744,6 +749,158 @@ local function show(items, tvb, pinfo, tree)
   if #infos > 0 then pinfo.cols.info:set(table.concat(infos, " | ")) end
 end
 
+-- statistics ------------------------------------------------------------------------------------------
+
+-- A quantile by linear interpolation; nil where there are too few values to say.
+local function quantile(sorted, p)
+  local n = #sorted
+  if n == 0 or n * (1 - p) < 1 - 1e-9 then return nil end
+  local at = p * (n - 1)
+  local low = math.floor(at)
+  local below, above = sorted[low + 1], sorted[math.min(low + 2, n)]
+  return below + (above - below) * (at - low)
+end
+
+local function before(name)
+  for _, point in pairs(POINTS) do
+    if point.usual == name then return point.name end
+  end
+end
+
+-- Latencies of a connection by phase and pair, and how many could not be measured.
+local function measure(conn)
+  local groups = {}
+  local function add(phase, from, to, value)
+    local key = phase .. " " .. from .. " " .. to
+    groups[key] = groups[key] or { phase = phase, from = from, to = to, lost = 0 }
+    local group = groups[key]
+    if value then group[#group + 1] = value else group.lost = group.lost + 1 end
+  end
+  local opened, broken
+  for i = 2, #conn.syncs do
+    local a, b = conn.syncs[i - 1], conn.syncs[i]
+    local good = not b.sync.doubt and a.sync.status == "ok" and b.sync.status == "ok"
+    local _, ms = time_between(a.time, b.time)
+    if a.sync.name == OPENS then opened, broken = a, a.sync.status ~= "ok" end
+    local first = a.sync.checkpoint == 0 and a.sync.name == before(CLOSES) and b.sync.name == CLOSES
+    local phase = first and "first_boot" or "checkpoint"
+    if a.sync.after[b.sync.name] then
+      add(phase, a.sync.name, b.sync.name, good and ms or nil)
+    else
+      add("checkpoint", a.sync.name, a.sync.usual)
+      if before(b.sync.name) ~= a.sync.name then add("checkpoint", before(b.sync.name), b.sync.name) end
+    end
+    broken = broken or not good
+    if opened and (b.sync.name == CLOSES or b.sync.name == OPENS) then
+      local _, whole = time_between(opened.time, b.time)
+      add("checkpoint", OPENS, b.sync.name, not broken and whole or nil)
+    end
+  end
+  local rows = {}
+  for _, phase in ipairs({ "checkpoint", "first_boot" }) do
+    for _, pair in ipairs(TRANSITIONS) do rows[#rows + 1] = groups[phase .. " " .. pair[1] .. " " .. pair[2]] end
+    if phase == "checkpoint" then
+      for _, to in ipairs({ CLOSES, OPENS }) do rows[#rows + 1] = groups[phase .. " " .. OPENS .. " " .. to] end
+    end
+  end
+  return rows
+end
+
+-- The table of `coloscope latency`, as lines of cells.
+local function latency_table()
+  local lines = { { "connection", "phase", "from", "to", "count", "lost", "min_ms", "mean_ms" } }
+  for _, p in ipairs(PERCENTILES) do lines[1][#lines[1] + 1] = p[1] .. "_ms" end
+  lines[1][#lines[1] + 1] = "max_ms"
+  lines[1][#lines[1] + 1] = "std_ms"
+  local numbers = {}
+  for stream in pairs(connections or {}) do numbers[#numbers + 1] = stream end
+  table.sort(numbers)
+  for _, stream in ipairs(numbers) do
+    for _, group in ipairs(measure(connections[stream])) do
+      table.sort(group)
+      local n, sum, squares = #group, 0, 0
+      for _, value in ipairs(group) do sum = sum + value end
+      for _, value in ipairs(group) do squares = squares + (value - sum / n) ^ 2 end
+      local values = { group[1] or false, n > 0 and sum / n }
+      for _, p in ipairs(PERCENTILES) do values[#values + 1] = quantile(group, p[2]) or false end
+      values[#values + 1] = group[n] or false
+      values[#values + 1] = n > 1 and math.sqrt(squares / (n - 1))
+      local line = { tostring(stream), group.phase, group.from, group.to, tostring(n), tostring(group.lost) }
+      for _, value in ipairs(values) do line[#line + 1] = value and string.format("%.6f", value) or "" end
+      lines[#lines + 1] = line
+    end
+  end
+  return lines
+end
+
+-- Checkpoints: number, frame in which it begins, ms until the secondary runs again.
+local function checkpoint_table()
+  local lines = { { "connection", "checkpoint", "frame", OPENS .. " to " .. CLOSES .. " ms" } }
+  for stream, conn in pairs(connections or {}) do
+    for _, record in ipairs(conn.syncs) do
+      if record.sync.begin then
+        local _, ms = time_between(record.sync.begin.time, record.time)
+        lines[#lines + 1] = { tostring(stream), tostring(record.sync.checkpoint), tostring(record.sync.begin.frame),
+                              string.format("%.3f", ms) }
+      end
+    end
+  end
+  return lines
+end
+
+local function csv(lines)
+  local out = {}
+  for _, cells in ipairs(lines) do out[#out + 1] = table.concat(cells, ",") end
+  return table.concat(out, "\n") .. "\n"
+end
+
+local function aligned(lines)
+  local width, out = {}, {}
+  for _, cells in ipairs(lines) do
+    for i, cell in ipairs(cells) do width[i] = math.max(width[i] or 0, #cell) end
+  end
+  for _, cells in ipairs(lines) do
+    local parts = {}
+    for i, cell in ipairs(cells) do parts[i] = string.rep(" ", width[i] - #cell) .. cell end
+    out[#out + 1] = table.concat(parts, "  ")
+  end
+  return table.concat(out, "\n") .. "\n"
+end
+
+local function window()
+  local text = TextWindow.new("Xen migration: latency")
+  local function refresh()
+    text:set("Latency between sync-points, in ms\n\n" .. aligned(latency_table())
+      .. "\nCheckpoints\n\n" .. aligned(checkpoint_table()))
+  end
+  text:add_button("Refresh", refresh)
+  text:add_button("Copy as CSV", function() copy_to_clipboard(csv(latency_table())) end)
+  text:add_button("Filter sync-points", function()
+    set_filter("xenmig.sync.name")
+    apply_filter()
+  end)
+  refresh()
+end
+
+-- tshark prints the same table at the end, where it is asked to: -X lua_script1:latency, or the
+-- preference.
+local summary
+local function want_summary()
+  if summary then return end
+  summary = Listener.new("frame")
+  function summary.draw() print(csv(latency_table())) end
+end
+
+for _, argument in ipairs({ ... }) do
+  if argument == "latency" then want_summary() end
+end
+
+function proto.prefs_changed()
+  if proto.prefs.summary and not gui_enabled() then want_summary() end
+end
+
+if gui_enabled() then register_menu("Xen migration/Latency", window, MENU_STAT_UNSORTED) end
+
 -- the doors -------------------------------------------------------------------------------------------
 
 local function last(values)
@@ -773,7 +930,7 @@ function proto.dissector(tvb, pinfo, tree)
   if not pinfo.visited or not shown[frame] or not shown[frame][key] then
     local conn = connections[stream]
     if not conn then
-      conn = { dirs = {}, tracker = { legal = FIRST, opened = 0 } }
+      conn = { number = stream, dirs = {}, syncs = {}, tracker = { legal = FIRST, opened = 0 } }
       connections[stream] = conn
     end
     local from = end_of(pinfo)
