@@ -851,12 +851,14 @@ local function show_sync(tree, record, infos)
     tree:add(F["epoch.duration"], (time_between(sync.begin.time, record.time))):set_generated()
   end
   if E[sync.status] then tree:add_proto_expert_info(E[sync.status]) end
-  infos[#infos + 1] = string.format("COLO checkpoint %s: %s", sync.checkpoint or "?", text)
+  infos.syncs = (infos.syncs or 0) + 1 -- in front of other records: they must jump out
+  table.insert(infos, infos.syncs, string.format("COLO checkpoint %s: %s", sync.checkpoint or "?", text))
 end
 
 local function show_record(tree, record, item, tvb, infos)
   local range = item.at and tvb(item.at, math.min(item.length, tvb:len() - item.at)) or tvb(0, 0)
-  local sub = tree:add(proto, range, string.format("%s %s, %d octets", record.layer, record.name, record.length))
+  local sub = tree:add(proto, range, string.format("%s %s%s, %d octets", record.layer, record.name,
+    record.sync and " " .. record.sync.name or "", record.length))
   sub:add(F["record.name"], record.name):set_generated()
   sub:add(F["record.layer"], record.layer):set_generated()
   sub:add(F["record.direction"], record.direction):set_generated()
@@ -995,7 +997,7 @@ end
 
 -- Checkpoints: number, frame in which it begins, ms until the secondary runs again.
 local function checkpoint_table()
-  local lines = { { "connection", "checkpoint", "frame", OPENS .. " to " .. CLOSES .. " ms" } }
+  local lines = { { "connection", "checkpoint", "frame", OPENS .. " > " .. CLOSES } }
   for stream, conn in pairs(connections or {}) do
     for _, record in ipairs(conn.syncs) do
       if record.sync.begin then
@@ -1022,15 +1024,32 @@ local function aligned(lines)
   for _, cells in ipairs(lines) do
     local parts = {}
     for i, cell in ipairs(cells) do parts[i] = string.rep(" ", width[i] - #cell) .. cell end
-    out[#out + 1] = table.concat(parts, "  ")
+    out[#out + 1] = table.concat(parts, " ")
   end
   return table.concat(out, "\n") .. "\n"
+end
+
+-- The same, as wide as Wireshark makes a text window: a choice of columns, short numbers.
+local function narrow(lines)
+  local out = { { "pair", "n", "lost", "min", "p50", "p95", "max" } }
+  local at = {}
+  for i, name in ipairs(lines[1]) do at[name] = i end
+  for i = 2, #lines do
+    local cells = lines[i]
+    local short = { cells[at.from] .. " > " .. cells[at.to], cells[at.count], cells[at.lost] }
+    for _, name in ipairs({ "min_ms", "p50_ms", "p95_ms", "max_ms" }) do
+      local value = tonumber(cells[at[name]])
+      short[#short + 1] = value and string.format("%.1f", value) or "-"
+    end
+    out[i] = short
+  end
+  return out
 end
 
 local function window()
   local text = TextWindow.new("Xen migration: latency")
   local function refresh()
-    text:set("Latency between sync-points, in ms\n\n" .. aligned(latency_table())
+    text:set("Latency between sync-points, in ms\n\n" .. aligned(narrow(latency_table()))
       .. "\nCheckpoints\n\n" .. aligned(checkpoint_table()))
   end
   text:add_button("Refresh", refresh)
@@ -1059,7 +1078,7 @@ function proto.prefs_changed()
   if proto.prefs.summary and not gui_enabled() then want_summary() end
 end
 
-if gui_enabled() then register_menu("Xen migration/Latency", window, MENU_STAT_UNSORTED) end
+if gui_enabled() then register_menu("Xen migration latency", window, MENU_STAT_UNSORTED) end
 
 -- the doors -------------------------------------------------------------------------------------------
 
