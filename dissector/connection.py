@@ -38,6 +38,9 @@ SNIFF = 64
 SNIFFING, OURS, OTHER = "sniffing", "ours", "other"
 PLAIN, REMUS, COLO = "plain", "remus", "colo"
 
+_CLOSED = Stream()
+"""In place of the state of a stream that nobody follows any more: there may be many of them."""
+
 
 @dataclass(slots=True)
 class Hole:
@@ -111,6 +114,8 @@ class Connection:
 
     def finish(self) -> list[Record]:
         """The capture has ended: what is still open ends here."""
+        if self.role == OTHER:
+            return []
         records = self._take(self.stream.finish())
         for side in (0, 1) if self.role == OURS else ():
             late = self._own(self._framers[side].finish(), side)
@@ -187,7 +192,7 @@ class Connection:
             early[side] = None if self._decided[side] else whole.tail(0)
         self._early = early
         if all(self._decided):
-            self.role = OTHER
+            self.role, self.stream = OTHER, _CLOSED
 
     def _recognised(self, primary_side: int) -> None:
         self.role, self.primary_side = OURS, primary_side
