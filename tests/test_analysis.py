@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Pairs, checkpoints, phases and statistics, as ../shared/design.md of the project defines them."""
+"""Pairs, checkpoints, phases and statistics, as the docstrings of `analysis` define them."""
 
 from __future__ import annotations
 
