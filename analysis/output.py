@@ -16,14 +16,13 @@ from dissector.errors import CannotDo
 SCHEMA = 1
 """Version of the JSON that the command writes; a change that breaks readers raises it."""
 
-FORMATS = ("table", "csv", "json", "jsonl", "parquet")
 
 class OutputError(CannotDo):
     """An output that cannot be written; the message says what to do."""
 
 
 def write(frame: pd.DataFrame, command: str, kind: str, path: str | None) -> None:
-    """Write a table in one of `FORMATS` to a file, or to stdout."""
+    """Write a table as table, csv, json, jsonl or parquet to a file, or to stdout."""
     if kind == "parquet":
         if path is None:
             raise OutputError("parquet is binary: name a file with -o")

@@ -745,7 +745,6 @@ local function feed(conn, dir, chunk)
   local reached = step(conn, dir, chunk, pos)
   if dir.waiting and reached < stop then
     dir.next = reached
-    chunk.again = true
     feed(conn, dir, { offset = reached, length = stop - reached, avail = chunk.offset + chunk.avail - reached,
       frame = chunk.frame, time = chunk.time, items = chunk.items, at = chunk.at + reached - chunk.offset,
       tvb = chunk.tvb })
