@@ -15,6 +15,7 @@ import numpy as np
 from dissector import fields
 from dissector.fields import HEADER_SIZE, padded
 from dissector.findings import Finding
+from dissector.passage import Passage
 from dissector.protocol import (
     BODY_LENGTH_MAX,
     CHECKPOINT_DIRTY_PFN_LIST,
@@ -34,7 +35,6 @@ from dissector.protocol import (
 from dissector.record import COMPLETE, GAP, KEPT_MAX, SNAPPED, TRUNCATED, Record
 from dissector.streams import FRAME, GIVEN, HOLE, OFFSET, SIZE, TIME, Run
 
-_NEVER = np.iinfo(np.int64).max
 _SYNC_SIZE = padded(fields.fixed_size(CHECKPOINT_STATE) or 0)
 
 
@@ -104,12 +104,7 @@ class Framer:
         self._ending = False
         self._peek: int | None = None
         self._early: Run | None = None
-        self._passed: tuple[int, int] = (0, 0)
-        """Frame and time after which every octet before the run in hand has passed."""
-        self._seen = 0
-        """The same, of octets that the capture has: holes move nothing."""
-        self._gap = 0
-        """Frame at which the latest hole stopped blocking; `_NEVER` without an ACK."""
+        self._passage = Passage()
         self._limit = 0
         self._last_frame = 0
 
@@ -400,10 +395,10 @@ class Framer:
         last = self._run.rows[row]
         if not last[HOLE]:
             record.last_frame, record.last_seen_ns = int(last[FRAME]), int(last[TIME])
-        record.frame, record.delivered_ns = self._delivered(row)
+        record.frame, record.delivered_ns = self._passage.delivered(row)
         self._touch(end)
         record.status = self._touched
-        record.after_gap = self._touched == GAP or self._blocked(row)
+        record.after_gap = self._touched == GAP or self._passage.held_up(row)
 
     def _check(self, record: Record) -> None:
         structure = record.structure
@@ -455,31 +450,14 @@ class Framer:
         self._run = run
         self._starts = np.ascontiguousarray(rows[:, OFFSET])
         self._limit = int(rows[-1, OFFSET] + rows[-1, SIZE])
-        seen = np.where(rows[:, HOLE] != 0, 0, rows[:, FRAME])
-        self._seen_upto = np.maximum(np.maximum.accumulate(seen), self._seen)
-        self._passed_upto = np.maximum(np.maximum.accumulate(rows[:, FRAME]), self._passed[0])
+        self._passage.look_at(run)
         lacking = rows[rows[:, GIVEN] < rows[:, SIZE]]
         self._lack_from = lacking[:, OFFSET] + lacking[:, GIVEN]
         self._lack_to = lacking[:, OFFSET] + lacking[:, SIZE]
         self._lack_hole = lacking[:, HOLE] != 0
-        self._gap_upto: np.ndarray | None = None
-        if self._gap or rows[:, HOLE].any():
-            gaps = np.where(rows[:, HOLE] == 0, 0,
-                            np.where(rows[:, FRAME] == 0, _NEVER, rows[:, FRAME]))
-            self._gap_upto = np.maximum(np.maximum.accumulate(gaps), self._gap)
 
     def _row(self, offset: int) -> int:
         return int(self._starts.searchsorted(offset, "right")) - 1
-
-    def _delivered(self, row: int) -> tuple[int, int]:
-        frame = int(self._passed_upto[row])
-        if frame == self._passed[0]:
-            return self._passed
-        first = int(self._passed_upto.searchsorted(frame))
-        return frame, int(self._run.rows[first, TIME])
-
-    def _blocked(self, row: int) -> bool:
-        return self._gap_upto is not None and bool(self._gap_upto[row] > self._seen_upto[row])
 
     def _touch(self, end: int) -> None:
         """Note what the record in hand lacks of the octets below `end` in this run."""
@@ -501,8 +479,4 @@ class Framer:
             self._early = self._run.tail(row)
         elif self._shape is not None or self._head:
             self._touch(self._limit)
-        if row:
-            self._passed = self._delivered(row - 1)
-            self._seen = int(self._seen_upto[row - 1])
-            if self._gap_upto is not None:
-                self._gap = int(self._gap_upto[row - 1])
+        self._passage.leave(row)

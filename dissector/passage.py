@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""When octets had passed the capture point: each together with everything before it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dissector.streams import FRAME, HOLE, TIME, Run
+
+_NEVER = np.iinfo(np.int64).max
+
+
+class Passage:
+    """The running maximum over the frames of one direction's ranges, run by run.
+
+    A hole passes with the first ACK that covers it; one that no ACK covers holds nothing up.
+    """
+
+    def __init__(self) -> None:
+        self._passed: tuple[int, int] = (0, 0)
+        """Frame and time after which every octet before the run in hand has passed."""
+        self._seen = 0
+        """The same, of octets that the capture has: holes move nothing."""
+        self._gap = 0
+        """Frame at which the latest hole stopped blocking; `_NEVER` without an ACK."""
+
+    def copy(self) -> Passage:
+        twin = Passage()
+        twin._passed, twin._seen, twin._gap = self._passed, self._seen, self._gap
+        return twin
+
+    def look_at(self, run: Run) -> None:
+        """Take a run in hand."""
+        rows = run.rows
+        self._rows = rows
+        seen = np.where(rows[:, HOLE] != 0, 0, rows[:, FRAME])
+        self._seen_upto = np.maximum(np.maximum.accumulate(seen), self._seen)
+        self._passed_upto = np.maximum(np.maximum.accumulate(rows[:, FRAME]), self._passed[0])
+        self._gap_upto: np.ndarray | None = None
+        if self._gap or rows[:, HOLE].any():
+            gaps = np.where(rows[:, HOLE] == 0, 0, np.where(rows[:, FRAME] == 0, _NEVER, rows[:, FRAME]))
+            self._gap_upto = np.maximum(np.maximum.accumulate(gaps), self._gap)
+
+    def delivered(self, row: int) -> tuple[int, int]:
+        """Frame and time after which everything up to the end of this row had passed."""
+        frame = int(self._passed_upto[row])
+        if frame == self._passed[0]:
+            return self._passed
+        first = int(self._passed_upto.searchsorted(frame))
+        return frame, int(self._rows[first, TIME])
+
+    def held_up(self, row: int) -> bool:
+        """Whether it was a hole that this row waited for."""
+        return self._gap_upto is not None and bool(self._gap_upto[row] > self._seen_upto[row])
+
+    def leave(self, row: int) -> None:
+        """Let go of the run in hand; its rows from `row` on will come again."""
+        if not row:
+            return
+        self._passed = self.delivered(row - 1)
+        self._seen = int(self._seen_upto[row - 1])
+        if self._gap_upto is not None:
+            self._gap = int(self._gap_upto[row - 1])
