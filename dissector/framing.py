@@ -23,6 +23,7 @@ from dissector.protocol import (
     CONTROL_ID,
     DIRTY_LIST_EXCESS,
     DOMAIN_HEADER,
+    LAYERS,
     OPTIONAL,
     PAGE_SHIFT,
     PFN,
@@ -88,6 +89,8 @@ class Framer:
         self.direction = direction
         self.findings: list[Finding] = []
         self.lost: Lost | None = None
+        self.rest: Run | None = None
+        """What stands from the lost place on, while the run in which it was lost is in hand."""
         self.state = STATES[START[direction]]
         self.page_size = 0
         self.offset = 0
@@ -108,6 +111,24 @@ class Framer:
         self._limit = 0
         self._last_frame = 0
 
+    @classmethod
+    def found(cls, direction: str, state: str, order: str, offset: int, passage: Passage) -> Framer:
+        """One that reads from a landmark on: a place in the middle of a stream.
+
+        `passage`: up to the run that is fed next, which has the landmark at `offset`."""
+        framer = cls(direction)
+        framer.state, framer.offset, framer._started = STATES[state], offset, True
+        framer._orders = dict.fromkeys((*LAYERS, ""), order)
+        framer._passage = passage
+        # The domain header was not seen; there is one size of page.
+        framer.page_size = 1 << PAGE_SHIFT.legal[0]
+        return framer
+
+    @property
+    def begun(self) -> int:
+        """Frame that first showed the record in hand; 0 if none is."""
+        return self._first[0]
+
     @property
     def earliest_end(self) -> int:
         """No record that is still to come ends before this stream offset."""
@@ -116,8 +137,8 @@ class Framer:
     def feed(self, run: Run) -> list[Record]:
         """The records that this run completes."""
         run = run.behind(self._early)
-        self._early = None
-        if not len(run.rows):
+        self._early = self.rest = None
+        if self.lost or not len(run.rows):
             return []
         if not self._started:
             self._started, self.offset = True, int(run.rows[0, OFFSET])
@@ -442,6 +463,7 @@ class Framer:
         sure = int(row[FRAME]) - 1 if row[HOLE] and self._head_ends else 0
         self.lost = Lost(self.direction, self.offset, max(self._last_frame, sure))
         self._find("lost_place", why, self._first[0], self.offset)
+        self.rest = self._run.from_row(self._row(self.offset))
 
     # --- the run in hand ----------------------------------------------------------------------
 
@@ -473,10 +495,17 @@ class Framer:
     def _leave(self) -> None:
         """Remember of the run what the next one needs."""
         row = len(self._run.rows)
-        if self._peek is not None and self._peek < self._limit and not self.lost:
+        if self.lost:
+            row = self._row(self.offset)
+        elif self._peek is not None and self._peek < self._limit:
             self._touch(self._peek)
             row = self._row(self._peek)
             self._early = self._run.tail(row)
-        elif self._shape is not None or self._head:
+        elif self._shape is not None:
             self._touch(self._limit)
+        elif self._head and not self._ending:
+            # It may turn out to be no record at all; then a landmark may stand anywhere in it.
+            row = self._row(self.offset)
+            self._early = self._run.tail(row)
+            self._head, self._head_ends = bytearray(), False
         self._passage.leave(row)

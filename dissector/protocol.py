@@ -510,6 +510,17 @@ OPENINGS = MappingProxyType({
     FORWARD: tuple(s.magic for s in STATES["start"].fixed), BACK: (BANNER.magic,)})
 """Octets at the start of a TCP stream that prove which direction it is."""
 
+LANDMARKS: Mapping[tuple[str, str], str] = MappingProxyType({
+    (FORWARD, LIBXL): "libxl", (FORWARD, LIBXC): "libxc"})
+"""(direction, layer) -> the state in which a record of that layer may be read when nothing of what
+precedes it is known."""
+
+SYNC_LANDMARKS: Mapping[str, str] = MappingProxyType({FORWARD: "checkpoint end", BACK: "back"})
+"""The same for a sync-point, by direction."""
+
+PAUSES = (CHECKPOINT_STATE, CHECKPOINT_END, LIBXL_END)
+"""Behind these the primary waits: what comes next stands at the start of a segment."""
+
 # --- sync-points and phases -------------------------------------------------------------------
 
 

@@ -84,6 +84,10 @@ class Run:
         source, place = (self.data, place) if place >= 0 else (self.kept, ~place)
         return source[place + skip:place + skip + count].tobytes()
 
+    def from_row(self, row: int) -> Run:
+        """The ranges from `row` on, of the same block."""
+        return Run(self.rows[row:], _NO_ACKS, self.data, self.kept)
+
     def tail(self, row: int) -> Run:
         """The ranges from `row` on, with octets of their own that outlive the block."""
         rows = self.rows[row:].copy()
