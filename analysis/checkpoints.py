@@ -185,7 +185,7 @@ def _spans(connection: Connection, rows: np.ndarray) -> list[_Span]:
     rows = rows[np.argsort(rows["stream_offset"], kind="stable")]
     which = numbers(connection, rows)
     present = np.unique(which)
-    spans = []
+    spans: list[_Span] = []
     for number, following in zip(present, [*present[1:], None], strict=True):
         mine = rows[which == number]
         span = _Span(None if number < 0 else int(number), mine[mine["direction"] == _FORWARD],
@@ -193,9 +193,12 @@ def _spans(connection: Connection, rows: np.ndarray) -> list[_Span]:
         after = np.zeros(0, np.int64)
         if following is not None:
             after = _are(rows[(which == following) & _opens(rows)], CHECKPOINT_STATE)["frame"]
+        seen = mine["first_frame"][mine["first_frame"] > 0]
+        begin = int(seen.min()) if len(spans) and len(seen) else 0
         for direction in DIRECTIONS:
-            lost = connection.lost(direction)
-            damaged = lost is not None and (not len(after) or lost < after[0])
+            damaged = any((not len(after) or u.frame < after[0])
+                          and (u.until_frame is None or u.until_frame > begin)
+                          for u in connection.unread(direction))
             span.whole[direction] = not damaged and not (span.of(direction)["status"] == _GAP).any()
         spans.append(span)
     return spans
@@ -285,8 +288,7 @@ def _volume(connection: Connection, span: _Span, numbering: str) -> dict[str, An
 
 def _remus(connection: Connection, rows: np.ndarray) -> list[dict[str, Any]]:
     """One row for each libxc CHECKPOINT; its epoch goes on to libxl's CHECKPOINT_END."""
-    lost = connection.lost(FORWARD)
-    out = []
+    unread, out = connection.unread(FORWARD), []
     for number, span in enumerate(_spans(connection, rows)):
         mine = span.forward
         if not len(_are(mine, CHECKPOINT)):
@@ -304,7 +306,8 @@ def _remus(connection: Connection, rows: np.ndarray) -> list[dict[str, Any]]:
             at = time
         row["merged"] = " ".join(merged)
         row["complete"] = bool(len(_are(mine, CHECKPOINT_END))) and not (mine["status"] == _GAP).any() \
-            and not (lost is not None and mine["frame"].max() > lost)
+            and not any(u.frame < mine["frame"].max() and (
+                u.until_frame is None or u.until_frame >= mine["first_frame"].min()) for u in unread)
         out.append(row)
     return out
 

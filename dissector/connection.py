@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from dissector.direction import Direction, Unread, first_offset
 from dissector.findings import Finding
-from dissector.framing import Framer
+from dissector.passage import Passage
 from dissector.protocol import (
     BACK,
     CHECKPOINT_DIRTY_PFN_LIST,
@@ -23,30 +26,41 @@ from dissector.protocol import (
     OPENINGS,
     START,
     STATES,
+    XEN_COLO,
     XEN_MAJOR,
     XEN_MINOR,
     Structure,
 )
 from dissector.record import Record
-from dissector.segments import Segments
-from dissector.streams import ACK_FRAME, ACK_TIME, COVERS, HOLE, OFFSET, SIZE, Run, Stream
-from dissector.syncpoints import Sync, Tracker
+from dissector.seeker import Seeker
+from dissector.segments import LENGTH, PACKET, SIDE, Segments
+from dissector.streams import ACK_FRAME, ACK_TIME, COVERS, FRAME, HOLE, OFFSET, SIZE, Run, Stream
+from dissector.syncpoints import UNCONFIRMED, Sync, Tracker
 
 SNIFF = 64
 """Octets of a direction that decide whether it opens one of our streams."""
 
+WATCHED_OCTETS = 64 << 20
+"""A connection whose start was not seen is looked through for landmarks so far; Xen's longest records
+have some 4 MiB."""
+
+_TURNS = 1 << 13
+"""Turns that are remembered: those of the octets that wait behind a hole, and far more."""
+
 SNIFFING, OURS, OTHER = "sniffing", "ours", "other"
 PLAIN, REMUS, COLO = "plain", "remus", "colo"
 
+_NO_RUN = Run(np.zeros((0, 7), np.int64), np.zeros((0, 3), np.int64), np.zeros(0, np.uint8),
+              np.zeros(0, np.uint8))
 _CLOSED = Stream()
 """In place of the state of a stream that nobody follows any more: there may be many of them."""
 
 
 @dataclass(slots=True)
 class Hole:
-    """Octets of a direction that the capture lacks; `frame` covers them with an ACK, 0: none."""
+    """Octets of one side's stream that the capture lacks; `frame` covers them with an ACK, 0: none."""
 
-    direction: str
+    side: int
     offset: int
     length: int
     frame: int
@@ -68,10 +82,18 @@ class Connection:
         self.xen_version = ""
         self.guest_type = ""
         self.prefixes = [b"", b""]
+        self._begins = [0, 0]
         self.holes: list[Hole] = []
         self.findings: list[Finding] = []
         self.stream = Stream()
-        self._framers: list[Framer] = []
+        self._directions: list[Direction] = []
+        self._seekers: list[Seeker | None] = [None, None]
+        self._turns: dict[int, None] = {}
+        """Frames with octets, the octets before which were the other side's."""
+        self._spoke = -1
+        self._doubted = [0, 0]
+        self._doubts: list[int] = []
+        """Heap of frames behind which octets are missing or not understood."""
         self._early: list[Run | None] = [None, None]
         self._decided = [False, False]
         self._acks: list[np.ndarray] = [np.zeros((0, 3), np.int64)] * 2
@@ -89,10 +111,9 @@ class Connection:
         return self.primary_side is not None and (
             self.stream.syn[self.primary_side] or self._opened)
 
-    def lost(self, direction: str) -> int | None:
-        """Frame behind which this direction could not be read; None: it was read to its end."""
-        return next((f.lost.frame for f in self._framers if f.lost and f.direction == direction),
-                    None)
+    def unread(self, direction: str) -> list[Unread]:
+        """The stretches of this direction that were not understood."""
+        return [u for d in self._directions if d.direction == direction for u in d.unread]
 
     def direction(self, side: int) -> str:
         """Direction of what this side sends."""
@@ -105,6 +126,7 @@ class Connection:
 
     def feed(self, segments: Segments, rows: np.ndarray) -> list[Record]:
         """The records that these segments complete."""
+        self._note_turns(segments, rows)
         records = self._take(self.stream.feed(segments, rows))
         for side in (0, 1):
             if self.role != OTHER and self.stream.waits_for_start(side) \
@@ -117,8 +139,10 @@ class Connection:
         if self.role == OTHER:
             return []
         records = self._take(self.stream.finish())
+        if self.role == SNIFFING:
+            self._unconfirmed()
         for side in (0, 1) if self.role == OURS else ():
-            late = self._own(self._framers[side].finish(), side)
+            late = self._own(self._directions[side].finish(), side)
             self._waiting += late
             records += late
             self._acknowledge(self.stream.held(side), side)
@@ -160,43 +184,104 @@ class Connection:
     def _take(self, runs: tuple[Run, Run]) -> list[Record]:
         if self.role == OTHER:
             return []
-        if self.role == SNIFFING:
-            self._sniff(runs)
-            if self.role != OURS:
-                return []
-            early, self._early = self._early, [None, None]
-            runs = tuple(run.behind(before) for run, before in zip(runs, early, strict=True))  # type: ignore[assignment]
         records: list[Record] = []
+        if self.role == SNIFFING:
+            records, runs = self._sniff(runs)
+        if self.role != OURS:
+            return []
         for side, run in enumerate(runs):
             self._note_holes(run, side)
-            records += self._own(self._framers[side].feed(run), side)
+            records += self._own(self._directions[side].feed(run, self._turns), side)
             self._acknowledge(run, side)
         records.sort(key=lambda record: (record.frame, record.stream_offset))
         self._waiting += records
         self._judge()
         return records
 
-    def _sniff(self, runs: tuple[Run, Run]) -> None:
-        early = list(self._early)
-        for side, run in enumerate(runs):
+    def _sniff(self, runs: tuple[Run, Run]) -> tuple[list[Record], tuple[Run, Run]]:
+        """Find out whether this connection is ours.  If so: what was read of it meanwhile, and the
+        runs to go on with."""
+        left = [run.behind(early) for run, early in zip(runs, self._early, strict=True)]
+        for side, run in enumerate(left):
             if self._decided[side] or not len(run.rows):
                 continue
-            whole = run.behind(self._early[side])
-            self.prefixes[side], more = self._first_octets(whole)
-            direction = self._opening(self.prefixes[side])
-            if direction:
-                self._recognised(side if direction == FORWARD else 1 - side)
-                return
+            self.prefixes[side], more = self._first_octets(run)
+            if direction := self._opening(self.prefixes[side]):
+                return self._recognised(side if direction == FORWARD else 1 - side, left)
             self._decided[side] = not more or not self._may_open(self.prefixes[side])
-            # Fewer octets than a sniff takes: what waits here is small.
-            early[side] = None if self._decided[side] else whole.tail(0)
-        self._early = early
-        if all(self._decided):
-            self.role, self.stream = OTHER, _CLOSED
+            started = self.stream.syn[side] and first_offset(run) == 0 and not run.rows[0, HOLE]
+            if self._decided[side] and not started:
+                self._seekers[side] = Seeker("", Passage())
+                self._begins[side] = first_offset(run)
+        primary_side = self._seek(left)
+        if primary_side is not None:
+            return self._recognised(primary_side, left)
+        # Fewer octets than a sniff takes: what waits here is small.
+        self._early = [None if decided else run.tail(0)
+                       for run, decided in zip(left, self._decided, strict=True)]
+        if all(self._decided) and not any(seeker and seeker.hopeful for seeker in self._seekers):
+            watched = sum(self.stream.passed(side) - self._begins[side] for side in (0, 1))
+            if self._seekers == [None, None] or watched > WATCHED_OCTETS:
+                self.role, self.stream, self._seekers = OTHER, _CLOSED, [None, None]
+        return [], runs
 
-    def _recognised(self, primary_side: int) -> None:
+    def _seek(self, runs: list[Run]) -> int | None:
+        """Look through the sides whose start was not seen; which side is the primary, once that is
+        proven."""
+        proven = None
+        for side, seeker in enumerate(self._seekers):
+            if seeker is None:
+                continue
+            self._note_holes(runs[side], side)
+            trial = seeker.feed(runs[side], self._turns)
+            if trial:
+                proven = side if trial.landmark.direction == FORWARD else 1 - side
+            acks = np.concatenate((self._acks[side], runs[side].acks))
+            self._acks[side] = acks[acks[:, COVERS] >= seeker.earliest_end]
+            runs[side] = _NO_RUN
+        return self._partners() if proven is None else proven
+
+    def _partners(self) -> int | None:
+        """The primary's side, if sync-points of both sides answer each other."""
+        points = {point.control_id: point for point in XEN_COLO.sync_points}
+        seen = sorted(((record.frame, record.stream_offset, side, record)
+                       for side, seeker in enumerate(self._seekers) if seeker
+                       for trial in seeker.quiet for record in trial.quiet), key=lambda s: s[:2])
+        for (_, _, side, a), (_, _, other, b) in itertools.pairwise(seen):
+            if side != other and a.direction != b.direction and a.control_id is not None \
+                    and b.control_id is not None \
+                    and points[b.control_id].short_name in points[a.control_id].successors:
+                return side if a.direction == FORWARD else other
+        return None
+
+    def _recognised(self, primary_side: int, runs: list[Run]) -> tuple[list[Record], tuple[Run, Run]]:
         self.role, self.primary_side = OURS, primary_side
-        self._framers = [Framer(self.direction(side)) for side in (0, 1)]
+        self._directions = [Direction(self.direction(side), seeker) for side, seeker in enumerate(self._seekers)]
+        records = []
+        for side, seeker in enumerate(self._seekers):
+            if seeker:
+                records += self._own(self._directions[side].adopt(self._begins[side]), side)
+        for hole in self.holes:
+            self._report_hole(hole)
+        self._seekers = [None, None]
+        return records, (runs[0], runs[1])
+
+    def _unconfirmed(self) -> None:
+        """Nothing is proven: what looks like sync-points at quiet points is listed as such."""
+        trials = [(side, trial) for side, seeker in enumerate(self._seekers) if seeker
+                  for trial in seeker.quiet if trial.aligned]
+        if not trials:
+            return
+        side, first = trials[0]
+        self.role = OURS
+        self.primary_side = side if first.landmark.direction == FORWARD else 1 - side
+        self._directions = [Direction(self.direction(side)) for side in (0, 1)]
+        points = {point.control_id: point for point in XEN_COLO.sync_points}
+        for side, trial in trials:
+            for record in trial.quiet:
+                if record.direction == self.direction(side) and record.control_id is not None:
+                    self._own([record], side)
+                    self.syncs.append(Sync(points[record.control_id], record, None, UNCONFIRMED, True))
 
     # --- records -------------------------------------------------------------------------------
 
@@ -205,9 +290,12 @@ class Connection:
             record.connection = self.number
             self._learn(record)
         self._unacked[side] += records
-        framer = self._framers[side]
-        self.findings += [replace(f, connection=self.number) for f in framer.findings]
-        framer.findings = []
+        direction = self._directions[side]
+        self.findings += [replace(f, connection=self.number) for f in direction.findings]
+        direction.findings = []
+        for unread in direction.unread[self._doubted[side]:]:
+            heapq.heappush(self._doubts, unread.frame)
+        self._doubted[side] = len(direction.unread)
         return records
 
     def _learn(self, record: Record) -> None:
@@ -229,16 +317,33 @@ class Connection:
             self._last_forward = structure
             self._opened |= structure in STATES[START[FORWARD]].fixed
 
+    def _note_turns(self, segments: Segments, rows: np.ndarray) -> None:
+        spoken = rows[rows[:, LENGTH] > 0]
+        if not len(spoken):
+            return
+        turns = spoken[np.diff(spoken[:, SIDE], prepend=self._spoke) != 0]
+        self._spoke = int(spoken[-1, SIDE])
+        self._turns |= dict.fromkeys((turns[:, PACKET] + segments.packets.first).tolist())
+        if len(self._turns) > 2 * _TURNS:
+            self._turns = dict.fromkeys(list(self._turns)[-_TURNS:])
+
     def _note_holes(self, run: Run, side: int) -> None:
         if not len(run.rows) or not run.rows[:, HOLE].any():
             return
-        for row in run.rows[run.rows[:, HOLE] != 0]:
-            hole = Hole(self.direction(side), int(row[OFFSET]), int(row[SIZE]), int(row[4]))
+        for i in np.flatnonzero(run.rows[:, HOLE]):
+            row = run.rows[i]
+            hole = Hole(side, int(row[OFFSET]), int(row[SIZE]), int(row[FRAME]))
             self.holes.append(hole)
-            proof = " (an ACK proves that they passed)" if hole.frame else ""
-            self.findings.append(Finding(
-                "hole", f"{hole.length} octets are missing{proof}", self.number, hole.direction,
-                hole.frame, hole.offset))
+            behind = run.rows[i + 1:, FRAME]
+            frame = hole.frame or (int(behind[0]) if len(behind) else 0)
+            heapq.heappush(self._doubts, max(frame - 1, 0))
+            if self.role == OURS:
+                self._report_hole(hole)
+
+    def _report_hole(self, hole: Hole) -> None:
+        proof = " (an ACK proves that they passed)" if hole.frame else ""
+        self.findings.append(Finding("hole", f"{hole.length} octets are missing{proof}", self.number,
+                                     self.direction(hole.side), hole.frame, hole.offset))
 
     def _acknowledge(self, run: Run, side: int) -> None:
         """Fill in when the records of this side were acknowledged."""
@@ -253,21 +358,25 @@ class Connection:
             else:
                 left.append(record)
         self._unacked[side] = left
-        first = min(self._framers[side].earliest_end, left[0].end if left else 1 << 62)
+        first = min(self._directions[side].earliest_end, left[0].end if left else 1 << 62)
         self._acks[side] = acks[acks[:, COVERS] >= first] if len(acks) else acks
 
     # --- sync-points ---------------------------------------------------------------------------
 
     def _judge(self, final: bool = False) -> None:
         """Judge, in order, what no record that is still to come can precede."""
-        blocked = [frame for side in (0, 1) if (frame := self.stream.waiting_from(side))]
+        if self.role != OURS:
+            return
+        blocked = [frame for side in (0, 1) for frame in (
+            self.stream.waiting_from(side), self._directions[side].held_from) if frame]
         until = min(blocked) if blocked and not final else 1 << 62
         ready = [r for r in self._waiting if r.frame < until]
         self._waiting = [r for r in self._waiting if r.frame >= until]
         ready.sort(key=lambda r: (r.frame, r.stream_offset))
         self._tracker.start_seen = self.start_seen
         for record in ready:
-            if any(framer.lost and framer.lost.frame < record.frame for framer in self._framers):
+            while self._doubts and self._doubts[0] < record.frame:
+                heapq.heappop(self._doubts)
                 self._tracker.doubt()
             if record.frame and (sync := self._tracker.feed(record)):
                 self.syncs.append(sync)

@@ -38,12 +38,18 @@ RULES = {rule.name: rule for rule in (
          "an optional record that this description does not know; it is skipped"),
     Rule("lost_place", ERROR, "libxc: Records",
          "no record of the protocol stands where one must; what follows in this direction is not "
-         "read"),
+         "read up to the next landmark"),
     Rule("shifted_dirty_list", WARNING, "libxc: CHECKPOINT_DIRTY_PFN_LIST",
          "Xen 4.18 or later (commit efe8de1f91) writes 8 octets too many in front of the dirty "
          "PFNs; the reader takes them for PFN 0 and the last PFN for the next record"),
     # the capture
     Rule("hole", WARNING, "capture", "octets of the stream are missing from the capture"),
+    Rule("lost_in_hole", WARNING, "capture", "the octets that tell which record stands here are "
+         "missing from the capture; what follows in this direction is not read up to the next "
+         "landmark"),
+    Rule("found_place", NOTE, "capture", "reading begins, or goes on, at a landmark inside the "
+         "stream; what lies before it, back to the lost place or to the start of the capture, is "
+         "not read"),
     Rule("clock_back", NOTE, "capture", "the capture's clock steps back"),
     Rule("capture_drops", WARNING, "capture", "the capturing program dropped packets"),
     Rule("damaged_file", WARNING, "capture", "the capture file ends early or is damaged"),

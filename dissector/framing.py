@@ -41,11 +41,13 @@ _SYNC_SIZE = padded(fields.fixed_size(CHECKPOINT_STATE) or 0)
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The place was lost at `stream_offset`; up to `frame` everything was understood."""
+    """The place was lost at `stream_offset`; up to `frame` everything was understood.  `hole`: the
+    octets that would tell what stands there are not in the capture."""
 
     direction: str
     stream_offset: int
     frame: int
+    hole: bool
 
 
 class _NeedOctets(Exception):
@@ -126,8 +128,13 @@ class Framer:
 
     @property
     def begun(self) -> int:
-        """Frame that first showed the record in hand; 0 if none is."""
+        """Frame that first showed the record in hand, or what made the place be lost; 0: none."""
         return self._first[0]
+
+    @property
+    def passage(self) -> Passage:
+        """Up to the octets that it still has to read."""
+        return self._passage
 
     @property
     def earliest_end(self) -> int:
@@ -461,8 +468,8 @@ class Framer:
         # A hole passed, at the latest, when it was acknowledged: what precedes that is sure.
         row = self._run.rows[self._row(self.offset + len(self._head))]
         sure = int(row[FRAME]) - 1 if row[HOLE] and self._head_ends else 0
-        self.lost = Lost(self.direction, self.offset, max(self._last_frame, sure))
-        self._find("lost_place", why, self._first[0], self.offset)
+        self.lost = Lost(self.direction, self.offset, max(self._last_frame, sure), self._head_ends)
+        self._find("lost_in_hole" if self._head_ends else "lost_place", why, self._first[0], self.offset)
         self.rest = self._run.from_row(self._row(self.offset))
 
     # --- the run in hand ----------------------------------------------------------------------

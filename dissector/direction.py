@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One direction of a connection: framed while its place is known, sought while it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass
+
+from dissector.findings import Finding
+from dissector.framing import Framer
+from dissector.record import Record
+from dissector.seeker import Seeker, Trial
+from dissector.streams import OFFSET, Run
+
+
+@dataclass(slots=True)
+class Unread:
+    """A stretch of a direction that was not understood: octets from stream offset `begin` to `end`
+    (None: to the last), behind `frame` and up to `until_frame` (None: to the last)."""
+
+    direction: str
+    begin: int
+    frame: int
+    end: int | None = None
+    until_frame: int | None = None
+
+
+class Direction:
+    """Reads one direction.
+
+    `feed` takes runs, `finish` ends the stream; both return records in stream order.  `findings`
+    collects what is wrong (of connection -1: the caller knows which), `unread` what was not
+    understood.  With a `seeker` the place is not known at first.
+    """
+
+    def __init__(self, direction: str, seeker: Seeker | None = None) -> None:
+        self.direction = direction
+        self.findings: list[Finding] = []
+        self.unread: list[Unread] = []
+        self._framer = None if seeker else Framer(direction)
+        self._seeker = seeker
+
+    @property
+    def held_from(self) -> int:
+        """Frame of the first record that is held back until it is proven; 0: none is."""
+        return self._seeker.held_from if self._seeker else 0
+
+    @property
+    def earliest_end(self) -> int:
+        """No record that is still to come ends before this stream offset."""
+        reader = self._framer or self._seeker
+        assert reader is not None
+        return reader.earliest_end
+
+    def feed(self, run: Run, turns: Container[int]) -> list[Record]:
+        """The records that this run completes.  `turns`: see `Seeker.feed`."""
+        records: list[Record] = []
+        while True:
+            if self._framer:
+                records += self._framer.feed(run)
+                self._take_findings(self._framer)
+            elif self._seeker and (trial := self._seeker.feed(run, turns)):
+                records += self._accept(trial)
+            if self._framer is None or self._framer.lost is None:
+                return records
+            run = self._lose(self._framer)
+
+    def finish(self) -> list[Record]:
+        """The stream has ended."""
+        records = []
+        if self._seeker and (trial := self._seeker.finish()):
+            records = self._accept(trial)
+        if self._framer:
+            records += self._framer.finish()
+            self._take_findings(self._framer)
+        return records
+
+    def adopt(self, begin: int) -> list[Record]:
+        """What the seeker has read, now that the direction is proven; the capture has octets from
+        stream offset `begin` on."""
+        seeker = self._seeker
+        assert seeker is not None
+        seeker.know(self.direction)
+        self.unread.append(Unread(self.direction, begin, 0))
+        records: list[Record] = []
+        for trial in sorted({*seeker.quiet, *seeker.trials}, key=lambda t: t.landmark.offset):
+            if (trial.quiet or trial.chained()) and trial.landmark.offset >= begin:
+                records += self._accept(trial)
+                begin = records[-1].end
+                if trial.framer.lost is None:
+                    return records
+                self._note_loss(trial.framer)
+        # Only dead ones: what they leave is looked through already.
+        self._framer, self._seeker = None, seeker
+        return records
+
+    def _accept(self, trial: Trial) -> list[Record]:
+        first = trial.records[0]
+        stretch = self.unread[-1]
+        stretch.end, stretch.until_frame = first.stream_offset, first.first_frame
+        octets = first.stream_offset - stretch.begin
+        what = "goes on" if stretch.frame else "begins"
+        self.findings.append(Finding(
+            "found_place", f"reading {what} at {first.full_name}; {octets} octets before it are not read",
+            direction=self.direction, frame=first.first_frame, stream_offset=first.stream_offset))
+        self.findings += trial.findings
+        self._framer, self._seeker = trial.framer, None
+        return trial.records
+
+    def _lose(self, framer: Framer) -> Run:
+        """Look for the place from now on; what there is to be looked through."""
+        assert framer.lost is not None
+        assert framer.rest is not None
+        self._note_loss(framer)
+        self._framer, self._seeker = None, Seeker(self.direction, framer.passage, framer.lost.stream_offset + 1)
+        return framer.rest
+
+    def _note_loss(self, framer: Framer) -> None:
+        assert framer.lost is not None
+        self.unread.append(Unread(self.direction, framer.lost.stream_offset, framer.lost.frame))
+
+    def _take_findings(self, framer: Framer) -> None:
+        self.findings += framer.findings
+        framer.findings = []
+
+
+def first_offset(run: Run) -> int:
+    """Stream offset of a run's first octet."""
+    return int(run.rows[0, OFFSET])

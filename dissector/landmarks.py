@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Landmarks: places in the middle of a stream where a record may begin.
+
+Pages of a guest may hold anything, another stream too.  What this module finds are candidates:
+records of which so much is fixed (a length that is known or fits a count, reserved fields) that chance
+hardly makes one, with likely record headers behind them as far as the run reaches.  The
+proof is `dissector.seeker`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from dissector import fields
+from dissector.compiled import compiled
+from dissector.fields import BIG_ENDIAN, HEADER_SIZE, LITTLE_ENDIAN
+from dissector.protocol import (
+    ARRAY,
+    BODY_LENGTH_MAX,
+    CHECKPOINT_STATE,
+    DIRECTIONS,
+    LANDMARKS,
+    OPENINGS,
+    PAGE_SHIFT,
+    PAGES,
+    RECORDS,
+    SENDER,
+    START,
+    SYNC_LANDMARKS,
+    U32,
+    XEN_COLO,
+    Field,
+    Structure,
+)
+from dissector.streams import GIVEN, HOLE, OFFSET, PLACE, SIZE, Run
+
+WINDOW = 2 * HEADER_SIZE
+"""Octets that make a candidate: a record header and the first two words of its body."""
+
+_CANDIDATES = 256
+_ANY = (1 << 32) - 1
+_PAGE = 1 << PAGE_SHIFT.legal[0]
+
+# columns of the table of kinds: of a header's two words and the body's first two
+(_NUMBER, _LEAST, _MOST, _FIRST_LEAST, _FIRST_MOST, _SECOND_LEAST, _SECOND_MOST, _ITEM, _CARRIES,
+ _CHAINED) = range(10)
+
+
+@dataclass(frozen=True, slots=True)
+class Landmark:
+    """A place where a stream may be read from: the direction that it would be, the state, the byte
+    order and the stream offset to begin with; whether a sync-point stands there."""
+
+    direction: str
+    state: str
+    order: str
+    offset: int
+    sync: bool
+
+
+def _legal(field: Field) -> tuple[int, int]:
+    # Ranges and tuples of legal values ascend.
+    return (field.legal[0], field.legal[-1]) if field.legal else (0, _ANY)
+
+
+def _kind(structure: Structure) -> list[int] | None:
+    """What is known of a record's first octets; None if that is too little to tell it by."""
+    exact = fields.fixed_size(structure)
+    first, second = (*structure.fields[:2], None, None)[:2]
+    words = [_legal(f) if f is not None and f.type == U32 else (0, _ANY) for f in (first, second)]
+    array = fields.counts_items(structure)
+    counted = array is not None and first is not None and array.count == first.name
+    fixed = sum(f.width for f in structure.fields if f.type != ARRAY)
+    if not (exact or counted) or (exact or fixed) < HEADER_SIZE:
+        return None
+    return [structure.type or 0, exact or fixed, exact or BODY_LENGTH_MAX, *words[0], *words[1],
+            array.width if counted and array else 0, any(f.type == PAGES for f in structure.fields), 1]
+
+
+def _sync_kind(ids: list[int]) -> list[int]:
+    size = fields.fixed_size(CHECKPOINT_STATE) or 0
+    return [CHECKPOINT_STATE.type or 0, size, size, min(ids), max(ids), 0, 0, 0, 0, 0]
+
+
+def _kinds() -> tuple[np.ndarray, list[tuple[str, str]]]:
+    """The table of kinds (int64), and (direction, state) for each of its rows."""
+    table, states = [], []
+    for direction in DIRECTIONS:
+        ids = [p.control_id for p in XEN_COLO.sync_points if p.sender == SENDER[direction]]
+        table.append(_sync_kind(ids))
+        states.append((direction, SYNC_LANDMARKS[direction]))
+    for (direction, layer), state in LANDMARKS.items():
+        for structure in RECORDS[layer].values():
+            if structure is not CHECKPOINT_STATE and SENDER[direction] in structure.senders \
+                    and (row := _kind(structure)):
+                table.append(row)
+                states.append((direction, state))
+    return np.array(table, np.int64), states
+
+
+def _exact_sizes() -> np.ndarray:
+    """Octets of the body by layer and record number: -1 variable, -2 no such record."""
+    most = max(max(records, default=0) for records in RECORDS.values())
+    sizes = np.full((2, most + 1), -2, np.int64)
+    for i, layer in enumerate(layer for layer, records in RECORDS.items() if records):
+        for number, structure in RECORDS[layer].items():
+            exact = fields.fixed_size(structure)
+            sizes[i, number] = -1 if exact is None or structure.may_be_empty else exact
+    return sizes
+
+
+_KINDS, _STATES = _kinds()
+_SIZES = _exact_sizes()
+_MAGICS = [(direction, magic[:WINDOW]) for direction, magics in OPENINGS.items() for magic in magics]
+_MAGIC = np.array([[int.from_bytes(magic[:8].ljust(8, b"\0")), int.from_bytes(magic[8:].ljust(8, b"\0")),
+                    (1 << 64) - (1 << 8 * (WINDOW - len(magic)))] for _, magic in _MAGICS], np.uint64)
+
+
+def landmarks(run: Run, begin: int) -> tuple[list[Landmark], int]:
+    """Candidates in a run, from stream offset `begin` on, and the offset from which to look in the
+    next run, which must start with the octets of this one from there on."""
+    out = np.empty((_CANDIDATES, 3), np.int64)
+    starts = np.ascontiguousarray(run.rows[:, OFFSET])
+    found, begin = _scan(run.rows, starts, run.data, run.kept, begin, _KINDS, _SIZES, _MAGIC, out)
+    return list(_named(out[:found])), int(begin)
+
+
+def _named(rows: np.ndarray) -> Iterator[Landmark]:
+    for offset, kind, big in rows.tolist():
+        order = BIG_ENDIAN if big else LITTLE_ENDIAN
+        if kind < 0:
+            direction = _MAGICS[~kind][0]
+            yield Landmark(direction, START[direction], order, offset, False)
+        else:
+            direction, state = _STATES[kind]
+            yield Landmark(direction, state, order, offset, not _KINDS[kind, _CHAINED])
+
+
+@compiled
+def _scan(rows, starts, data, kept, begin, kinds, sizes, magics, out):  # type: ignore[no-untyped-def]
+    """Slide a window of 16 octets over the run, and note where a record may begin."""
+    found, have, upto = 0, 0, begin
+    older, newer = np.uint64(0), np.uint64(0)
+    eight, one = np.uint64(8), np.uint64(56)
+    most = len(sizes[0]) - 1
+    for r in range(len(rows)):
+        offset, given, place = rows[r, OFFSET], rows[r, GIVEN], rows[r, PLACE]
+        if rows[r, HOLE]:
+            given = 0
+        source, at = (data, place) if place >= 0 else (kept, ~place)
+        for i in range(max(begin - offset, 0), given):
+            older = older << eight | newer >> one
+            newer = newer << eight | np.uint64(source[at + i])
+            have += 1
+            if have < 16:
+                continue
+            here = offset + i - 15
+            upto = here + 1
+            hit = 0
+            # Memory is full of small numbers: refuse what is cheap to refuse.  Little-endian: the
+            # three upper octets of a record number are zero, the upper one of a length nearly so.
+            if older & np.uint64(0x00FFFFFF000000F0) == 0 and 0 < older >> one <= np.uint64(most):
+                hit = _matches(rows, starts, data, kept, here, older, newer, False, kinds, sizes, out, found)
+            if hit == 0 and 0 < older >> np.uint64(32) <= np.uint64(most) \
+                    and older & np.uint64(0xF0000000) == 0:
+                hit = _matches(rows, starts, data, kept, here, older, newer, True, kinds, sizes, out, found)
+            if hit > 0:
+                found = hit
+            else:
+                for m in range(len(magics)):
+                    if older == magics[m, 0] and newer & magics[m, 2] == magics[m, 1]:
+                        out[found, 0], out[found, 1], out[found, 2] = here, ~m, 0
+                        found += 1
+            if found + 8 > len(out):
+                return found, upto
+        if given < rows[r, SIZE]:
+            have = 0
+            upto = max(upto, offset + rows[r, SIZE])
+    return found, upto
+
+
+@compiled
+def _swapped(word):  # type: ignore[no-untyped-def]
+    """The two u32 of eight octets, read from the least significant octet on."""
+    first = np.int64(0)
+    second = np.int64(0)
+    for i in range(4):
+        first |= np.int64(word >> np.uint64(56 - 8 * i) & np.uint64(255)) << (8 * i)
+        second |= np.int64(word >> np.uint64(24 - 8 * i) & np.uint64(255)) << (8 * i)
+    return first, second
+
+
+@compiled
+def _halves(word, big):  # type: ignore[no-untyped-def]
+    if big:
+        return np.int64(word >> np.uint64(32)), np.int64(word & np.uint64(0xFFFFFFFF))
+    return _swapped(word)
+
+
+@compiled
+def _matches(rows, starts, data, kept, here, older, newer, big, kinds, sizes, out, found):  # type: ignore[no-untyped-def]
+    """Note each kind of record that fits a window; the new number of candidates, 0 if none fits."""
+    number, length = _halves(older, big)
+    first, second = _halves(newer, big)
+    before = found
+    for k in range(len(kinds)):
+        kind = kinds[k]
+        if kind[_NUMBER] != number or not kind[_LEAST] <= length <= kind[_MOST]:
+            continue
+        if not kind[_FIRST_LEAST] <= first <= kind[_FIRST_MOST]:
+            continue
+        if not kind[_SECOND_LEAST] <= second <= kind[_SECOND_MOST]:
+            continue
+        rest = length - kind[_LEAST] - first * kind[_ITEM]
+        if kind[_CARRIES] and not (0 <= rest <= first * _PAGE and rest % _PAGE == 0):
+            continue
+        if kind[_ITEM] and not kind[_CARRIES] and rest:
+            continue
+        if kind[_CHAINED] and not _likely(rows, starts, data, kept,
+                                          here + 8 + (length + 7) // 8 * 8, big, sizes):
+            continue
+        out[found, 0], out[found, 1], out[found, 2] = here, k, big
+        found += 1
+    return found if found > before else 0
+
+
+@compiled
+def _likely(rows, starts, data, kept, at, big, sizes):  # type: ignore[no-untyped-def]
+    """Whether two record headers may follow, the first at `at`, as far as the run has them."""
+    r = np.searchsorted(starts, at, side="right") - 1
+    for _ in range(2):
+        word = np.uint64(0)
+        for i in range(8):
+            while r < len(rows) and at + i >= rows[r, OFFSET] + rows[r, SIZE]:
+                r += 1
+            if r >= len(rows) or at + i >= rows[r, OFFSET] + rows[r, GIVEN]:
+                return True
+            skip, place = at + i - rows[r, OFFSET], rows[r, PLACE]
+            octet = data[place + skip] if place >= 0 else kept[~place + skip]
+            word = word << np.uint64(8) | np.uint64(octet)
+        number, length = _halves(word, big)
+        if word == 0 or number >= len(sizes[0]) or length > BODY_LENGTH_MAX:
+            return False
+        if not (sizes[0, number] == length or sizes[0, number] == -1
+                or sizes[1, number] == length or sizes[1, number] == -1):
+            return False
+        at += 8 + (length + 7) // 8 * 8
+        r = np.searchsorted(starts, at, side="right") - 1
+    return True

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Finding the place in a stream whose beginning was not seen, or in which it was lost.
+
+Every candidate (`dissector.landmarks`) is tried: a framer reads on from it.  What it reads is held
+back until it is proven, and forgotten when it contradicts itself, so that a stream which happens to
+lie in a guest's memory is not taken for the one on the wire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass, field
+
+from dissector.findings import NOTE, Finding
+from dissector.framing import Framer
+from dissector.landmarks import Landmark, landmarks
+from dissector.passage import Passage
+from dissector.protocol import BACK, CHECKPOINT_STATE, FORWARD, PAUSES
+from dissector.record import Record
+from dissector.streams import OFFSET, Run
+
+CHAIN = 3
+"""Valid records in a row that prove each other, with a pause of their writer behind one of them."""
+CHAIN_OCTETS = 64 << 20
+"""Or without a pause, if they are so much: a plain migration pauses only at its end."""
+PLANTED_OCTETS = 64 << 10
+"""Or so much, if a hole ends them: a stream that lies in a guest's memory is hardly longer, since it
+lies there in pages."""
+TRIALS = 64
+"""Candidates that are tried at the same time; of more, those that have come least far are dropped."""
+SYNCS_A_FRAME = 2
+"""A frame brings no more sync-points: SVM_RESUMED may ride along with SVM_READY, then the other side
+must speak."""
+WRITES = 4
+"""A sync-point and what rides with it are written in pieces of so many octets, or a multiple.  One in
+the other byte order would seem to stand 3 octets beside it, in the padding."""
+
+_TOLERATED = ("shifted_dirty_list", "lost_place", "lost_in_hole")
+
+
+@dataclass(slots=True, eq=False)
+class Trial:
+    """A reading from a candidate on.  `aligned`: the candidate stands at the start of a segment."""
+
+    landmark: Landmark
+    framer: Framer
+    aligned: bool
+    records: list[Record] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    quiet: list[Record] = field(default_factory=list)
+    """Sync-points that came when the other side had spoken last."""
+    paused: bool = False
+    """A record behind which the primary waits was the last of its frame."""
+    dead: bool = False
+
+    def advance(self, run: Run, turns: Container[int]) -> None:
+        """Read on; find out whether this can be a stream of ours."""
+        records = self.framer.feed(run)
+        self.findings += self.framer.findings
+        self.framer.findings = []
+        for record in records:
+            self._follow(record.first_frame)
+            if record.structure is CHECKPOINT_STATE and self._is_quiet(record, turns):
+                self.quiet.append(record)
+            self.records.append(record)
+        if self.framer.begun:
+            self._follow(self.framer.begun)
+        self.dead |= self.framer.lost is not None or self._contradicts()
+
+    def _is_quiet(self, record: Record, turns: Container[int]) -> bool:
+        if record.direction == BACK:
+            return True  # no pages there
+        begins = self.records[-1].last_frame != record.first_frame if self.records else self.aligned
+        return begins and record.first_frame in turns
+
+    def _follow(self, frame: int) -> None:
+        """Something begins in `frame`: what of the record in front of it?"""
+        last = self.records[-1] if self.records else None
+        if last is None:
+            return
+        ended = last.last_frame != frame
+        if last.direction == FORWARD and last.structure in PAUSES:
+            self.paused |= ended
+            self.dead |= not ended and last.structure is CHECKPOINT_STATE
+        lost = self.framer.lost
+        if not ended and lost and not lost.hole and last in self.quiet:
+            self.quiet.remove(last)
+
+    def _contradicts(self) -> bool:
+        recent = self.records[-SYNCS_A_FRAME - 1:]
+        if len(recent) > SYNCS_A_FRAME and recent[0].frame == recent[-1].frame and all(
+                record.structure is CHECKPOINT_STATE for record in recent):
+            self.quiet.clear()
+            return True
+        return any(f.rule not in _TOLERATED and (f.severity != NOTE or f.rule == "optional_record")
+                   for f in self.findings)
+
+    def chained(self, final: bool = False) -> bool:
+        """Whether its records prove each other."""
+        if len(self.records) < CHAIN:
+            return False
+        span = self.records[-1].end - self.landmark.offset
+        if self.dead:
+            lost = self.framer.lost
+            return lost is not None and lost.hole and span >= PLANTED_OCTETS
+        return final or self.paused or self.landmark.direction == BACK or span >= CHAIN_OCTETS
+
+
+class Seeker:
+    """Looks for the place in one direction of a connection.
+
+    `direction`: which it is, "" if that is not known either.  `feed` takes runs and returns a trial
+    that is proven, if one is; what stands behind it is then its framer's.  `passage`: up to the
+    first of these runs.
+    """
+
+    def __init__(self, direction: str, passage: Passage, begin: int | None = None) -> None:
+        self.direction = direction
+        self.trials: list[Trial] = []
+        self.quiet: list[Trial] = []
+        """With a quiet sync-point, dead ones too: the other direction may prove them."""
+        self._passage = passage
+        self._begin = begin
+        self._early: Run | None = None
+        self._tried: set[int] = set()
+        """Stream offsets of records of trials: a trial from there on would read the same."""
+
+    def know(self, direction: str) -> None:
+        """The direction is known now."""
+        self.direction = direction
+        self.trials = [t for t in self.trials if t.landmark.direction == direction]
+        self.quiet = [t for t in self.quiet if t.landmark.direction == direction]
+
+    @property
+    def hopeful(self) -> bool:
+        """Whether anything that was found may yet be proven."""
+        return bool(self.quiet) or any(trial.records for trial in self.trials)
+
+    @property
+    def held_from(self) -> int:
+        """Frame of the first record that is held back; 0: none is."""
+        return min((t.records[0].frame for t in self.trials if t.records), default=0)
+
+    @property
+    def earliest_end(self) -> int:
+        """No record that may still be proven ends before this stream offset."""
+        offsets = [t.landmark.offset for t in (*self.trials, *self.quiet)]
+        return min(offsets + ([] if self._begin is None else [self._begin]), default=-1 << 62)
+
+    def feed(self, run: Run, turns: Container[int]) -> Trial | None:
+        """Look through a run.  `turns`: frames with octets, the octets before which were the other
+        side's."""
+        for trial in self.trials:
+            self._advance(trial, run, turns)
+        run = run.behind(self._early)
+        if not len(run.rows):
+            return self._proven()
+        self._begin = int(run.rows[0, OFFSET]) if self._begin is None else self._begin
+        starts = run.rows[:, OFFSET]
+        while (proven := self._proven()) is None:
+            before = self._begin
+            found, self._begin = landmarks(run, before)
+            for landmark in found:
+                into = landmark.offset - int(starts[starts.searchsorted(landmark.offset, "right") - 1])
+                if landmark.sync and into % WRITES:
+                    continue
+                self._try(landmark, run, not into, turns)
+            if self._begin == before:
+                break
+        self._bury()
+        self._passage.look_at(run)
+        row = int(run.rows[:, OFFSET].searchsorted(self._begin, "right")) - 1
+        self._passage.leave(row)
+        self._early = run.tail(row)
+        return proven
+
+    def finish(self) -> Trial | None:
+        """The stream has ended: the trial that has come farthest, if it has not failed."""
+        left = [t for t in self.trials if t.chained(final=True)]
+        return max(left, key=lambda t: t.records[-1].end - t.landmark.offset, default=None)
+
+    def _try(self, landmark: Landmark, run: Run, aligned: bool, turns: Container[int]) -> None:
+        if self.direction not in ("", landmark.direction) or landmark.offset in self._tried:
+            return
+        trial = Trial(landmark, Framer.found(landmark.direction, landmark.state, landmark.order,
+                                             landmark.offset, self._passage.copy()), aligned)
+        self._advance(trial, run, turns)
+        if not trial.dead or trial.quiet or trial.chained():
+            self.trials.append(trial)
+
+    def _advance(self, trial: Trial, run: Run, turns: Container[int]) -> None:
+        known = len(trial.records)
+        trial.advance(run, turns)
+        self._tried.update(record.stream_offset for record in trial.records[known:])
+
+    def _proven(self) -> Trial | None:
+        return next((t for t in self.trials if t.chained() or (self.direction and t.quiet)), None)
+
+    def _bury(self) -> None:
+        """Keep what may still be proven."""
+        self._tried = {offset for offset in self._tried if offset >= (self._begin or 0)}
+        self.quiet += [t for t in self.trials if t.quiet and t not in self.quiet]
+        self.quiet = self.quiet[-TRIALS:]
+        alive = [t for t in self.trials if not t.dead]
+        alive.sort(key=lambda t: len(t.records), reverse=True)
+        self.trials = sorted(alive[:TRIALS], key=lambda t: t.landmark.offset)
