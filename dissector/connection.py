@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from dissector.conformance import Conformance
 from dissector.findings import Finding
 from dissector.framing import Framer
 from dissector.protocol import (
@@ -79,6 +80,7 @@ class Connection:
         self._opened = False
         self._last_forward: Structure | None = None
         self._tracker = Tracker()
+        self._conformance = Conformance()
         self._waiting: list[Record] = []
         self.syncs: list[Sync] = []
         """Sync-points judged since the caller last took them."""
@@ -128,6 +130,8 @@ class Connection:
                     "stale_segments", f"{stale} segments are far outside the stream and were "
                     "left out", self.number, self.direction(side)))
         self._judge(final=True)
+        self._conformance.finish()
+        self.findings += self._conformance.findings
         return records
 
     # --- recognising ---------------------------------------------------------------------------
@@ -204,10 +208,12 @@ class Connection:
         for record in records:
             record.connection = self.number
             self._learn(record)
+            self._conformance.feed(record)
         self._unacked[side] += records
         framer = self._framers[side]
         self.findings += [replace(f, connection=self.number) for f in framer.findings]
-        framer.findings = []
+        self.findings += self._conformance.findings
+        framer.findings, self._conformance.findings = [], []
         return records
 
     def _learn(self, record: Record) -> None:
