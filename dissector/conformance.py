@@ -142,7 +142,8 @@ class Conformance:
 
     def _learn(self, structure: Structure, record: Record) -> None:
         if structure is IMAGE_HEADER:
-            self._version = self._value(record, LIBXC_VERSION.name) or 0
+            version = self._value(record, LIBXC_VERSION.name) or 0
+            self._version = version if version in LIBXC_VERSION.legal else 0
         elif structure is DOMAIN_HEADER:
             self._guest = GUEST_TYPES.get(self._value(record, GUEST_TYPE.name) or 0, "")
         elif structure is X86_PV_INFO:

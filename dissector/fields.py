@@ -182,10 +182,12 @@ def reserved_set(structure: Structure, octets: bytes, order: str, count: int | N
 
 def illegal(structure: Structure, octets: bytes, order: str, count: int | None,
             body_length: int | None) -> list[str]:
-    """What the fields hold that the protocol does not allow, in words."""
+    """What the fields hold that the protocol does not allow, in words.  Fields that count items are
+    judged with the length (`expected_body`)."""
+    counts = {field.count for field in structure.fields}
     found = []
     for field, at, width, value in parts(structure, octets, order, arrays=False):
-        if field.type in WIDTH and field.legal and not field.reserved:
+        if field.type in WIDTH and field.legal and not field.reserved and field.name not in counts:
             if value not in field.legal:
                 found.append(f"{field.name} is {_shown(field, value)}")
         elif field.type == ARRAY and len(field.items) == 1:

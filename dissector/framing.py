@@ -445,7 +445,6 @@ class Framer:
                 structure, record.octets, record.order, length, record.pages, self.page_size):
             self._breach("bad_length", f"{record.full_name} cannot have a body of {length} octets "
                          "with these contents", record)
-            return
         if reserved := fields.reserved_set(structure, record.octets, record.order, record.count):
             self._breach("reserved_not_zero", f"{record.full_name}: {', '.join(reserved)} must be zero",
                          record)
