@@ -138,7 +138,7 @@ def expected_body(structure: Structure, octets: bytes, order: str, body_length: 
         elif field.type == ARRAY and field.count != REST:
             count = integer(structure, field.count, octets, order)
             if count is None:
-                return True
+                return body_length >= size
             size += count * field.width
             legal = next(f for f in structure.fields if f.name == field.count).legal
             if legal and count not in legal:

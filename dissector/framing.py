@@ -445,13 +445,13 @@ class Framer:
                 structure, record.octets, record.order, length, record.pages, self.page_size):
             self._breach("bad_length", f"{record.full_name} cannot have a body of {length} octets "
                          "with these contents", record)
+        elif length is not None and fields.without_content(structure, length):
+            self._breach("empty_record", f"{record.full_name} has no content (Xen 4.6 to 4.8)", record)
         if reserved := fields.reserved_set(structure, record.octets, record.order, record.count):
             self._breach("reserved_not_zero", f"{record.full_name}: {', '.join(reserved)} must be zero",
                          record)
         if wrong := fields.illegal(structure, record.octets, record.order, record.count, length):
             self._breach("illegal_value", f"{record.full_name}: {', '.join(wrong)}", record)
-        if length is not None and fields.without_content(structure, length):
-            self._breach("empty_record", f"{record.full_name} has no content (Xen 4.6 to 4.8)", record)
 
     def _breach(self, rule: str, text: str, record: Record) -> None:
         section = record.structure.section if record.structure else ""

@@ -125,7 +125,7 @@ def test_behind_a_lost_place_nothing_is_judged(tmp_path: Path, lost: str) -> Non
     row = np.flatnonzero((wire.rows["side"] == side) & (wire.rows["offset"] == before)
                          & (wire.rows["length"] > 0))
     result = read(files.write(tmp_path / "x.pcap", wire.keep(np.delete(wire.rows, row))))
-    assert result.rules() == {"hole", "lost_place"}
+    assert result.rules() == {"hole", "lost_in_hole"}
     frame = result.connection.lost(message.direction)
     assert frame is not None
     late = [s for s in result.syncs if s.record.frame > frame]
