@@ -18,6 +18,7 @@ from dissector.engine import Engine
 from dissector.findings import NOTE, Finding
 from dissector.recognise import COLO_PROXY, ENCRYPTED, QEMU_COLO, seems
 from dissector.record import Record
+from dissector.source import Source
 
 
 class Capture:
@@ -73,7 +74,7 @@ class Capture:
             return tables.connections(self.engine, self.export("records"),
                                       self.export("checkpoints"), every)
         if table == "findings":
-            return tables.findings(self.engine.findings + self._checkpoints_found[1])
+            return self._per_file(tables.findings(self.engine.findings + self._checkpoints_found[1]))
         frame: pd.DataFrame = {
             "records": lambda: tables.records(self._rows).assign(checkpoint=self._numbers),
             "syncs": lambda: self._syncs.copy(),
@@ -156,7 +157,7 @@ def stamped(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def read(*names: str | os.PathLike[str],
+def read(*names: str | os.PathLike[str] | Source,
          on_progress: Callable[[int], None] | None = None) -> Capture:
     """Read capture files, which are one capture (a ring), in this order; "-" is stdin.
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from analysis.window import Bound
 
 _FORMATS = ("table", "csv", "json", "jsonl", "parquet")
-_NOTHING, _FAILED = 0, 2
+_NOTHING, _VIOLATED, _FAILED = 0, 1, 2
 
 
 class Failure(click.ClickException):
@@ -35,6 +35,14 @@ class Failure(click.ClickException):
         click.echo(f"coloscope: {self.message}", err=True)
 
 
+_CONNECTION = click.option("--connection", metavar="N|ADDRESS:PORT",
+                           help="Only this connection: Wireshark's tcp.stream, or one of its ends.")
+_OUTPUT = click.option("-o", "output", metavar="FILE", help="Write to a file instead of stdout.")
+_FORMAT = click.option("--format", "kind", type=click.Choice(_FORMATS),
+                       help="Default: table on a terminal, csv in a pipe or a file.")
+_FILES = click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=str))
+
+
 def _common(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option("--to", "until", metavar="TIME|FRAME",
@@ -42,13 +50,7 @@ def _common(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--from", "since", metavar="TIME|FRAME",
                      help="Only what lies wholly behind this frame (123), time (ISO 8601, or "
                      "seconds since the epoch) or distance from the start (+1.5)."),
-        click.option("--connection", metavar="N|ADDRESS:PORT",
-                     help="Only this connection: Wireshark's tcp.stream, or one of its ends."),
-        click.option("-o", "output", metavar="FILE", help="Write to a file instead of stdout."),
-        click.option("--format", "kind", type=click.Choice(_FORMATS),
-                     help="Default: table on a terminal, csv in a pipe or a file."),
-        click.argument("files", nargs=-1, required=True, metavar="FILE...",
-                       type=click.Path(path_type=str)),
+        _CONNECTION, _OUTPUT, _FORMAT, _FILES,
     ):
         command = option(command)
     return command
@@ -171,7 +173,39 @@ def cut(files: tuple[str, ...], output: str, connection: str | None, checkpoint:
 
 
 @main.command()
-@click.option("-o", "output", metavar="FILE", help="Write to a file instead of stdout.")
+@click.option("--direction", type=click.Choice(("forward", "back")), help="The file is a raw stream of this "
+              "direction, whatever it begins with.")
+@_CONNECTION
+@_OUTPUT
+@_FORMAT
+@_FILES
+def verify(files: tuple[str, ...], direction: str | None, connection: str | None, **options: Any) -> None:
+    """Check a stream against the specifications and what Xen itself refuses.
+
+    FILE is a capture, or a raw stream: what `xl save` writes, a libxl or libxc stream, a dump of the
+    back channel.  Exit status: 0 clean, 1 violations, 2 unreadable.
+    """
+    with _ends():
+        from analysis.output import write
+        from analysis.verify import grouped, verified
+
+        with _progress(files) as on_progress:
+            verdict = verified(files, direction, choose=lambda capture: _ours(capture, connection),
+                               on_progress=on_progress)
+        kind = _kind(options)
+        if kind != "table":
+            write(verdict.findings, "verify", kind, options["output"])
+        elif len(verdict.findings):
+            write(grouped(verdict.findings), "verify", kind, options["output"])
+        click.echo(f"coloscope: {verdict.summary}", err=True)
+        if verdict.violations:
+            sys.exit(_VIOLATED)
+        if verdict.fault:
+            raise CannotDo(verdict.fault)
+
+
+@main.command()
+@_OUTPUT
 def lua(output: str | None) -> None:
     """Generate the Wireshark dissector."""
     with _ends():
@@ -271,10 +305,13 @@ def _warnings(capture: Capture) -> list[str]:
 def _write(capture: Capture, table: str, options: dict[str, Any], every: bool = False) -> None:
     from analysis.output import write
 
-    kind = options["kind"]
-    if kind is None:
-        kind = "table" if options["output"] is None and sys.stdout.isatty() else "csv"
-    write(_selected(capture, table, options, every), table, kind, options["output"])
+    write(_selected(capture, table, options, every), table, _kind(options), options["output"])
+
+
+def _kind(options: dict[str, Any]) -> str:
+    """The format that is wanted."""
+    default = "table" if options["output"] is None and sys.stdout.isatty() else "csv"
+    return options["kind"] or default
 
 
 _EXTENT = {"records": (("first_frame", "first_seen_ns"), ("frame", "delivered_ns")),

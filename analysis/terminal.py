@@ -67,7 +67,7 @@ def _shown(frame: pd.DataFrame, command: str) -> pd.DataFrame:
             lambda phase: " (first boot)" if phase == FIRST_BOOT else "")
         shown = shown.drop(columns=["phase", "from", "to"])
         shown.insert(1, "pair", pair)
-    if command != "connections" and shown["connection"].nunique() == 1:
+    if command not in ("connections", "verify") and shown["connection"].nunique() == 1:
         shown = shown.drop(columns="connection")
     return shown
 

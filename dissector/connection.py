@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from dissector.conformance import Conformance
 from dissector.direction import Direction, Unread, first_offset
 from dissector.findings import Finding
 from dissector.passage import Passage
@@ -101,6 +102,7 @@ class Connection:
         self._opened = False
         self._last_forward: Structure | None = None
         self._tracker = Tracker()
+        self._conformance = Conformance()
         self._waiting: list[Record] = []
         self.syncs: list[Sync] = []
         """Sync-points judged since the caller last took them."""
@@ -152,6 +154,8 @@ class Connection:
                     "stale_segments", f"{stale} segments are far outside the stream and were "
                     "left out", self.number, self.direction(side)))
         self._judge(final=True)
+        self._conformance.finish()
+        self.findings += self._conformance.findings
         return records
 
     # --- recognising ---------------------------------------------------------------------------
@@ -289,10 +293,12 @@ class Connection:
         for record in records:
             record.connection = self.number
             self._learn(record)
+            self._conformance.feed(record)
         self._unacked[side] += records
         direction = self._directions[side]
         self.findings += [replace(f, connection=self.number) for f in direction.findings]
-        direction.findings = []
+        self.findings += self._conformance.findings
+        direction.findings, self._conformance.findings = [], []
         for unread in direction.unread[self._doubted[side]:]:
             heapq.heappush(self._doubts, unread.frame)
         self._doubted[side] = len(direction.unread)

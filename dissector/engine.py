@@ -63,14 +63,16 @@ class Engine:
         self._next = 1
         self._links: set[int] = set()
 
-    def run(self, names: Iterable[str | os.PathLike[str]], *,
+    def run(self, names: Iterable[str | os.PathLike[str] | Source], *,
             on_progress: Callable[[int], None] | None = None) -> Iterator[Record | Sync]:
-        """Events of these files, which are one capture (a ring), in this order.
+        """Events of these files, which are one capture (a ring), in this order.  An open source
+        may stand for a file.
 
         Raises `dissector.SourceError` if a file cannot be read at all.
         """
         for name in names:
-            with Source(name, on_progress=on_progress) as source:
+            opened = name if isinstance(name, Source) else Source(name, on_progress=on_progress)
+            with opened as source:
                 file = File(source.name, self._next, source.seekable)
                 self.files.append(file)
                 reader = Reader(source, self._next)

@@ -22,6 +22,7 @@ from dissector.protocol import (
     REST,
     STRINGS,
     TEXT,
+    U16,
     WIDTH,
     Field,
     Structure,
@@ -130,34 +131,37 @@ def pages_of(pfn_words: np.ndarray) -> int:
 def expected_body(structure: Structure, octets: bytes, order: str, body_length: int,
                   pages: int | None, page_size: int) -> bool:
     """Whether `body_length` is possible for this structure with these octets."""
-    if body_length == 0 and structure.may_be_empty:
-        return True
-    size, exact = 0, True
+    size = 0
     for field in structure.fields:
         if field.type in WIDTH:
             size += field.width
         elif field.type == ARRAY and field.count != REST:
             count = integer(structure, field.count, octets, order)
             if count is None:
-                return True
+                return body_length >= size
             size += count * field.width
             legal = next(f for f in structure.fields if f.name == field.count).legal
             if legal and count not in legal:
                 return False
-        elif field.type == ARRAY:
-            return body_length >= size and (body_length - size) % field.width == 0
         elif field.type == PAGES:
             if pages is None:
                 return body_length >= size
             size += pages * page_size
         else:
-            exact = False
-    return body_length == size if exact else body_length >= size
+            count, surplus = divmod(body_length - size, field.width or 1)
+            return body_length >= size and not surplus and (
+                not field.sizes or count in field.sizes or (count == 0 and structure.may_be_empty))
+    return body_length == size
+
+
+def without_content(structure: Structure, body_length: int) -> bool:
+    """Whether a record of which some Xen write empty ones is one."""
+    fixed = sum(field.width for field in structure.fields if field.type in WIDTH)
+    return structure.may_be_empty and body_length == fixed
 
 
 def reserved_set(structure: Structure, octets: bytes, order: str, count: int | None) -> list[str]:
-    """Names of the reserved fields and groups of bits that are not zero, in the fields that are not
-    items of an array and in the words of an array."""
+    """Names of the reserved fields and groups of bits that are not zero."""
     found = []
     for field, _, width, value in parts(structure, octets, order, arrays=False):
         if field.type in WIDTH:
@@ -170,7 +174,66 @@ def reserved_set(structure: Structure, octets: bytes, order: str, count: int | N
             read = words(structure, octets, order, count or 0)
             if read is not None and (read & mask).any():
                 found.append(field.name)
+        elif field.type == ARRAY:
+            found += [f"{field.name}.{item.name}" for item in field.items
+                      if item.reserved and _column(structure, field, item, octets, order, count or 0).any()]
     return found
+
+
+def illegal(structure: Structure, octets: bytes, order: str, count: int | None,
+            body_length: int | None) -> list[str]:
+    """What the fields hold that the protocol does not allow, in words.  Fields that count items are
+    judged with the length (`expected_body`)."""
+    counts = {field.count for field in structure.fields}
+    found = []
+    for field, at, width, value in parts(structure, octets, order, arrays=False):
+        if field.type in WIDTH and field.legal and not field.reserved and field.name not in counts:
+            if value not in field.legal:
+                found.append(f"{field.name} is {_shown(field, value)}")
+        elif field.type == ARRAY and len(field.items) == 1:
+            found += _illegal_words(structure, field, octets, order, count or 0)
+        elif field.type == STRINGS and len(octets) >= HEADER_SIZE + (body_length or 0):
+            if width and octets[at + width - 1]:
+                found.append(f"{field.name} do not end in a NUL")
+            elif len(value) % 2:
+                found.append(f"{field.name} are {len(value)} strings, a key without a value")
+    return found
+
+
+def _shown(field: Field, value: int) -> str:
+    return f"{value:#x}" if field.width > WIDTH[U16] and value > 9 else str(value)
+
+
+def _illegal_words(structure: Structure, field: Field, octets: bytes, order: str,
+                   count: int) -> Iterator[str]:
+    """The first item of an array of words that holds what is not allowed, and how many do."""
+    read, (item,) = words(structure, octets, order, count), field.items
+    if read is None:
+        return
+    if isinstance(item.legal, range):
+        yield from _first(field, read >= np.uint64(item.legal.stop), read)
+    for group in item.bits:
+        if group.enum:
+            legal = np.array([n in group.enum for n in range(1 << (group.high - group.low + 1))])
+            kinds = ((read & np.uint64(group.mask)) >> np.uint64(group.low)).astype(np.intp)
+            yield from _first(field, ~legal[kinds], kinds, f"{group.name} ")
+
+
+def _first(field: Field, wrong: np.ndarray, values: np.ndarray, what: str = "") -> Iterator[str]:
+    places = np.flatnonzero(wrong)
+    if len(places):
+        more = f" (and {len(places) - 1} more)" if len(places) > 1 else ""
+        yield f"{field.name}[{places[0]}] has {what}{int(values[places[0]]):#x}{more}"
+
+
+def _column(structure: Structure, field: Field, item: Field, octets: bytes, order: str,
+            count: int) -> np.ndarray:
+    """One member of each item of an array, as far as `octets` reach."""
+    at, _ = place(structure, field.name)
+    skip = sum(other.width for other in field.items[:field.items.index(item)])
+    kind = np.dtype({"names": [item.name], "formats": [f"{'>' if order == BIG_ENDIAN else '<'}u{item.width}"],
+                     "offsets": [skip], "itemsize": field.width})
+    return np.frombuffer(octets, kind, min(count, max(0, len(octets) - at) // field.width), at)[item.name]
 
 
 @cache

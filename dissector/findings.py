@@ -29,6 +29,16 @@ RULES = {rule.name: rule for rule in (
          "a sync-point passes between libxc's CHECKPOINT and libxl's CHECKPOINT_END"),
     # records
     Rule("bad_length", ERROR, "libxc: Records", "a record's length does not fit its contents"),
+    Rule("illegal_value", ERROR, "libxc: Fields", "a field holds what the protocol does not allow"),
+    Rule("wrong_guest", ERROR, "libxc: Layout", "a record that guests of this type do not have"),
+    Rule("wrong_version", ERROR, "libxc: Compatibility with older versions",
+         "a record that this version of the libxc stream does not have"),
+    Rule("deprecated_record", ERROR, "libxc: TOOLSTACK (deprecated)", "a record that no Xen reads"),
+    Rule("record_order", ERROR, "libxc: Layout",
+         "a record comes without another that it depends on, or too late"),
+    Rule("repeated_record", ERROR, "libxc: Layout", "a record comes again that comes once"),
+    Rule("no_end", ERROR, "libxl: END", "the stream stops without its END record"),
+    Rule("after_end", ERROR, "libxl: END", "octets follow the end of the stream"),
     Rule("wrong_direction", ERROR, "libxc: Records",
          "a record comes from the side that never sends it"),
     Rule("truncated", NOTE, "capture", "a stream ends inside a record"),
@@ -42,6 +52,11 @@ RULES = {rule.name: rule for rule in (
     Rule("shifted_dirty_list", WARNING, "libxc: CHECKPOINT_DIRTY_PFN_LIST",
          "Xen 4.18 or later (commit efe8de1f91) writes 8 octets too many in front of the dirty "
          "PFNs; the reader takes them for PFN 0 and the last PFN for the next record"),
+    Rule("one_pfn_lists", WARNING, "libxc: CHECKPOINT_DIRTY_PFN_LIST",
+         "every dirty list of the connection is the one PFN 0: Xen on AMD asks for the dirty pages "
+         "before it knows how many there are; the primary never merges what the secondary dirtied"),
+    Rule("empty_record", NOTE, "libxc: Errata", "a record without content, as Xen 4.6 to 4.8 may write "
+         "it; readers skip it"),
     # the capture
     Rule("hole", WARNING, "capture", "octets of the stream are missing from the capture"),
     Rule("lost_in_hole", WARNING, "capture", "the octets that tell which record stands here are "
@@ -79,6 +94,8 @@ class Finding:
     direction: str = ""
     frame: int = 0
     stream_offset: int | None = None
+    of: str = ""
+    """Section of the specification, where that is a closer one than the rule's."""
 
     @property
     def severity(self) -> str:
@@ -86,4 +103,10 @@ class Finding:
 
     @property
     def section(self) -> str:
-        return RULES[self.rule].section
+        return self.of or RULES[self.rule].section
+
+    @property
+    def violation(self) -> bool:
+        """Whether a host breached the protocol; else it is about the capture, or worth knowing."""
+        rule = RULES[self.rule]
+        return rule.severity != NOTE and rule.section not in ("capture", "analysis")

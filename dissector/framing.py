@@ -17,6 +17,7 @@ from dissector.fields import HEADER_SIZE, padded
 from dissector.findings import Finding
 from dissector.passage import Passage
 from dissector.protocol import (
+    ALIGNMENT,
     BODY_LENGTH_MAX,
     CHECKPOINT_DIRTY_PFN_LIST,
     CHECKPOINT_STATE,
@@ -64,6 +65,14 @@ class _LookAhead(Exception):
 class _NoRecord(Exception):
     """No record of the protocol stands here."""
 
+    rule = "lost_place"
+
+
+class _Surplus(_NoRecord):
+    """Nothing may stand here: the stream has ended."""
+
+    rule = "after_end"
+
 
 @dataclass(slots=True)
 class _Shape:
@@ -77,6 +86,7 @@ class _Shape:
     keep: int
     order: str
     shifted: bool = False
+    padding_set: bool = False
 
 
 class Framer:
@@ -167,7 +177,10 @@ class Framer:
                                     self._early.kept[:0]))
         elif record := self._step():
             records = [record]
-        if self.lost is None and (self._head or self._shape):
+        if self.lost is None and self._head and self.state.final and not any(
+                s.magic.startswith(self._head) for s in self.state.fixed):
+            self._find("after_end", "octets follow the end of the stream", self._first[0], self.offset)
+        elif self.lost is None and (self._head or self._shape):
             what = "a record header"
             if self._shape is not None:
                 record = self._record(self._shape)
@@ -177,9 +190,9 @@ class Framer:
             self._find("truncated", f"the stream ends inside {what}", self._first[0], self.offset)
         return records
 
-    def _find(self, rule: str, text: str, frame: int, offset: int) -> None:
+    def _find(self, rule: str, text: str, frame: int, offset: int, of: str = "") -> None:
         self.findings.append(Finding(rule, text, direction=self.direction, frame=frame,
-                                     stream_offset=offset))
+                                     stream_offset=offset, of=of))
 
     # --- one record ---------------------------------------------------------------------------
 
@@ -195,15 +208,16 @@ class Framer:
             except _LookAhead:
                 return None
             except _NoRecord as why:
-                self._lose(str(why))
+                self._lose(why)
                 return None
         shape = self._shape
         end = self.offset + shape.length
+        self._look_at_padding(shape, end)
         if not self._collect(shape.keep) or end > self._limit:
             return None
         record = self._record(shape)
         self._complete(record, end)
-        self._check(record)
+        self._check(record, shape)
         self._advance(record)
         return record
 
@@ -234,6 +248,8 @@ class Framer:
                 return self._fixed(structure, head)
         if candidates:
             raise self._more(min(len(s.magic) for s in candidates))
+        if state.final:
+            raise _Surplus("octets follow the end of the stream")
         if not (state.layer or state.records):
             expected = " or ".join(s.full_name for s in state.fixed) or "nothing"
             raise _NoRecord(f"{expected} must come here and does not")
@@ -428,29 +444,41 @@ class Framer:
         record.status = self._touched
         record.after_gap = self._touched == GAP or self._passage.held_up(row)
 
-    def _check(self, record: Record) -> None:
-        structure = record.structure
+    def _look_at_padding(self, shape: _Shape, end: int) -> None:
+        """Padding often has a segment of its own, and stands behind contents that are not kept."""
+        at = max(end - -(shape.body_length or 0) % ALIGNMENT, int(self._starts[0]))
+        while at < min(end, self._limit):
+            row = self._row(at)
+            upto = min(end, int(self._starts[row] + self._run.rows[row, SIZE]))
+            shape.padding_set |= any(self._run.octets(row, at - int(self._starts[row]), upto - at))
+            at = upto
+
+    def _check(self, record: Record, shape: _Shape) -> None:
+        structure, length = record.structure, record.body_length
+        if shape.padding_set:
+            self._breach("padding_not_zero", f"the padding of {record.full_name} is not zero", record)
         if structure is None:
-            self._find("optional_record", f"optional record {record.name} of {record.layer}, "
-                       f"{record.body_length} octets, is unknown and was skipped",
-                       record.frame, record.stream_offset)
+            self._breach("optional_record", f"optional record {record.name} of {record.layer}, "
+                         f"{length} octets, is unknown and was skipped", record)
             return
         if SENDER[self.direction] not in structure.senders:
-            self._find("wrong_direction", f"{record.full_name} is never sent by the "
-                       f"{SENDER[self.direction]}", record.frame, record.stream_offset)
+            self._breach("wrong_direction", f"{record.full_name} is never sent by the "
+                         f"{SENDER[self.direction]}", record)
+        if length is not None and not fields.expected_body(
+                structure, record.octets, record.order, length, record.pages, self.page_size):
+            self._breach("bad_length", f"{record.full_name} cannot have a body of {length} octets "
+                         "with these contents", record)
+        elif length is not None and fields.without_content(structure, length):
+            self._breach("empty_record", f"{record.full_name} has no content (Xen 4.6 to 4.8)", record)
         if reserved := fields.reserved_set(structure, record.octets, record.order, record.count):
-            self._find("reserved_not_zero", f"{record.full_name}: {', '.join(reserved)} must be zero",
-                       record.frame, record.stream_offset)
-        end = HEADER_SIZE + (record.body_length or 0)
-        if record.body_length is not None and any(record.octets[end:]):
-            self._find("padding_not_zero", f"the padding of {record.full_name} is not zero",
-                       record.frame, record.stream_offset)
-        if record.body_length is not None and not fields.expected_body(
-                structure, record.octets, record.order, record.body_length, record.pages,
-                self.page_size):
-            self._find("bad_length", f"{record.full_name} cannot have a body of "
-                       f"{record.body_length} octets with these contents",
-                       record.frame, record.stream_offset)
+            self._breach("reserved_not_zero", f"{record.full_name}: {', '.join(reserved)} must be zero",
+                         record)
+        if wrong := fields.illegal(structure, record.octets, record.order, record.count, length):
+            self._breach("illegal_value", f"{record.full_name}: {', '.join(wrong)}", record)
+
+    def _breach(self, rule: str, text: str, record: Record) -> None:
+        section = record.structure.section if record.structure else ""
+        self._find(rule, text, record.frame, record.stream_offset, section)
 
     def _advance(self, record: Record) -> None:
         """On to the next record."""
@@ -464,12 +492,12 @@ class Framer:
         self._head, self._head_ends, self._need = bytearray(), False, HEADER_SIZE
         self._shape, self._first, self._touched, self._peek = None, (0, 0), COMPLETE, None
 
-    def _lose(self, why: str) -> None:
+    def _lose(self, why: _NoRecord) -> None:
         # A hole passed, at the latest, when it was acknowledged: what precedes that is sure.
         row = self._run.rows[self._row(self.offset + len(self._head))]
         sure = int(row[FRAME]) - 1 if row[HOLE] and self._head_ends else 0
         self.lost = Lost(self.direction, self.offset, max(self._last_frame, sure), self._head_ends)
-        self._find("lost_in_hole" if self._head_ends else "lost_place", why, self._first[0], self.offset)
+        self._find("lost_in_hole" if self._head_ends else why.rule, str(why), self._first[0], self.offset)
         self.rest = self._run.from_row(self._row(self.offset))
 
     # --- the run in hand ----------------------------------------------------------------------

@@ -23,6 +23,8 @@ XL, LIBXL, LIBXC = "xl", "libxl", "libxc"
 
 LAYERS = (XL, LIBXL, LIBXC)
 
+_PV, _HVM = ("x86_pv",), ("x86_hvm",)
+
 FORWARD, BACK = "forward", "back"
 """The directions: primary (migration source) to secondary (target), and the back channel."""
 
@@ -95,6 +97,8 @@ class Field:
     enum: Mapping[int, str] = field(default_factory=dict)
     bits: tuple[Bits, ...] = ()
     legal: range | tuple[int, ...] = ()
+    sizes: range | tuple[int, ...] = ()
+    """Every allowed number of items (array) or of octets (blob) where that is limited."""
     reserved: bool = False
     size: int | str = 0
     count: str = ""
@@ -136,7 +140,9 @@ class Structure:
     versions: tuple[int, ...] = ()
     """libxc stream versions in which the record may appear; empty: all."""
     may_be_empty: bool = False
-    """Known erratum: some Xen releases send it without content; tolerate that."""
+    """Known erratum: Xen 4.6 to 4.8 may send it with nothing behind its fixed fields; tolerate that."""
+    deprecated: bool = False
+    """No released Xen reads it."""
     length_field: str = ""
     """Of a header with variable length: the field that tells how many octets follow it."""
     order_field: str = ""
@@ -250,12 +256,13 @@ EMULATOR_XENSTORE_DATA = Structure(
     (*_EMULATOR, Field("pairs", STRINGS, "key, value, key, value, each ended by a NUL",
                        content="device")),
     type=0x00000002, section="libxl: EMULATOR_XENSTORE_DATA",
-    source=_LIGHT + "libxl__sr_emulator_hdr")
+    source=_LIGHT + "libxl__sr_emulator_hdr", guests=_HVM)
 EMULATOR_CONTEXT = Structure(
     LIBXL, "EMULATOR_CONTEXT", "device state, in the emulator's own format",
     (*_EMULATOR, Field("emulator_ctx", BLOB, "opaque (QEMU's own starts with QEVM)",
                        content="device")),
-    type=0x00000003, section="libxl: EMULATOR_CONTEXT", source=_LIGHT + "libxl__sr_emulator_hdr")
+    type=0x00000003, section="libxl: EMULATOR_CONTEXT", source=_LIGHT + "libxl__sr_emulator_hdr",
+    guests=_HVM)
 CHECKPOINT_END = Structure(
     LIBXL, "CHECKPOINT_END", "end of a checkpoint", type=0x00000004,
     section="libxl: CHECKPOINT_END", source=_LIGHT + "REC_TYPE_CHECKPOINT_END")
@@ -264,18 +271,19 @@ CONTROL_ID = Field("control_id", U32, "which sync-point", enum=SYNC_POINT_NAMES,
 CHECKPOINT_STATE = Structure(
     LIBXL, "CHECKPOINT_STATE", "a sync-point of COLO", (CONTROL_ID,),
     type=0x00000005, senders=(PRIMARY, SECONDARY), section="libxl: CHECKPOINT_STATE",
-    source=_LIGHT + "libxl_sr_checkpoint_state", aliases=("COLO_CONTEXT",), guests=("x86_hvm",))
+    source=_LIGHT + "libxl_sr_checkpoint_state", aliases=("COLO_CONTEXT",), guests=_HVM)
 
 # --- libxc stream (tools/libs/guest/xg_sr_stream_format.h) ------------------------------------
 
 _GUEST = "tools/libs/guest/xg_sr_stream_format.h: "
 
+LIBXC_VERSION = Field("version", U32, "version of the libxc stream; 2: Xen 4.6 to 4.13, 3: since 4.14",
+                      order=BIG, legal=(2, 3))
 IMAGE_HEADER = Structure(
     LIBXC, "IMAGE_HEADER", "start of the libxc stream",
     (Field("marker", U64, "all ones: not a legacy image", order=BIG, legal=(0xFFFFFFFFFFFFFFFF,)),
      Field("id", U32, '"XENF"', order=BIG, legal=(0x58454E46,)),
-     Field("version", U32, "version of the libxc stream; 2: Xen 4.6 to 4.13, 3: since 4.14",
-           order=BIG, legal=(2, 3)),
+     LIBXC_VERSION,
      Field("options", U16, order=BIG, bits=(ENDIAN_BIT, Bits("reserved", 1, 15, reserved=True))),
      _reserved("reserved1", U16, BIG, "_res1"), _reserved("reserved2", U32, BIG, "_res2")),
     magic=b"\xff\xff\xff\xff\xff\xff\xff\xffXENF", section="libxc: Image Header",
@@ -306,9 +314,13 @@ PFN_RESERVED = Bits("reserved", 52, 59, reserved=True)
 PFN = Bits("pfn", 0, 51, "guest page frame number")
 
 _PFN_WORD = Field("pfn", U64, "PFN and its type", bits=(PFN_TYPE, PFN_RESERVED, PFN))
-_VCPU = (Field("vcpu_id", U32, "which VCPU"), _reserved("reserved", U32, xen="_res1"),
-         Field("context", BLOB, "opaque, read and written by Xen's domctls", content="cpu"))
-_PV, _HVM = ("x86_pv",), ("x86_hvm",)
+
+
+def _vcpu(sizes: range | tuple[int, ...]) -> tuple[Field, ...]:
+    return (Field("vcpu_id", U32, "which VCPU"), _reserved("reserved", U32, xen="_res1"),
+            Field("context", BLOB, "opaque, read and written by Xen's domctls", sizes=sizes,
+                  content="cpu"))
+
 
 TSC_MODES = {0: "default", 1: "always emulate", 2: "never emulate", 3: "native paravirt"}
 
@@ -336,46 +348,52 @@ PAGE_DATA = Structure(
      Field("page_data", PAGES, "one page for each PFN whose type carries data", count="pfn",
            content="memory")),
     type=0x00000001, section="libxc: PAGE_DATA", source=_GUEST + "struct xc_sr_rec_page_data_header")
+GUEST_WIDTH = Field("guest_width", U8, "width of the guest", "octets", legal=(4, 8))
+PT_LEVELS = Field("pt_levels", U8, "levels of page tables", legal=(3, 4))
+PV_SHAPES = ((4, 3), (8, 4))
+"""Every pair of guest_width and pt_levels that exists."""
 X86_PV_INFO = Structure(
     LIBXC, "X86_PV_INFO", "shape of a PV guest",
-    (Field("guest_width", U8, "width of the guest", "octets", legal=(4, 8)),
-     Field("pt_levels", U8, "levels of page tables", legal=(3, 4)),
+    (GUEST_WIDTH, PT_LEVELS,
      _reserved("reserved1", U16, xen="_res"), _reserved("reserved2", U32, xen="_res")),
     type=0x00000002, section="libxc: X86_PV_INFO", source=_GUEST + "struct xc_sr_rec_x86_pv_info",
     guests=_PV)
+P2M_START = Field("start_pfn", U32, "first index in the P2M array")
+P2M_END = Field("end_pfn", U32, "last index in the P2M array")
 X86_PV_P2M_FRAMES = Structure(
     LIBXC, "X86_PV_P2M_FRAMES", "where the guest's P2M table is",
-    (Field("start_pfn", U32, "first index in the P2M array"),
-     Field("end_pfn", U32, "last index in the P2M array"),
+    (P2M_START, P2M_END,
      Field("p2m_pfn", ARRAY, "PFNs of the P2M's frames", count=REST,
-           items=(Field("p2m_pfn", U64, "PFN"),), xen="p2m_pfns")),
+           items=(Field("p2m_pfn", U64, "PFN"),), xen="p2m_pfns",
+           sizes=range(1, BODY_LENGTH_MAX))),
     type=0x00000003, section="libxc: X86_PV_P2M_FRAMES",
     source=_GUEST + "struct xc_sr_rec_x86_pv_p2m_frames", guests=_PV)
 X86_PV_VCPU_BASIC = Structure(
-    LIBXC, "X86_PV_VCPU_BASIC", "VCPU state (XEN_DOMCTL_getvcpucontext)", _VCPU, type=0x00000004,
-    section="libxc: X86_PV_VCPU_BASIC", source=_GUEST + "struct xc_sr_rec_x86_pv_vcpu_hdr",
-    guests=_PV)
+    LIBXC, "X86_PV_VCPU_BASIC", "VCPU state (XEN_DOMCTL_getvcpucontext)", _vcpu((2800, 5168)),
+    type=0x00000004, section="libxc: X86_PV_VCPU_BASIC",
+    source=_GUEST + "struct xc_sr_rec_x86_pv_vcpu_hdr", guests=_PV)
 X86_PV_VCPU_EXTENDED = Structure(
-    LIBXC, "X86_PV_VCPU_EXTENDED", "VCPU state (XEN_DOMCTL_get_ext_vcpucontext)", _VCPU,
+    LIBXC, "X86_PV_VCPU_EXTENDED", "VCPU state (XEN_DOMCTL_get_ext_vcpucontext)", _vcpu(range(1, 129)),
     type=0x00000005, section="libxc: X86_PV_VCPU_BASIC",
     source=_GUEST + "struct xc_sr_rec_x86_pv_vcpu_hdr", guests=_PV, may_be_empty=True)
 X86_PV_VCPU_XSAVE = Structure(
-    LIBXC, "X86_PV_VCPU_XSAVE", "VCPU state (XEN_DOMCTL_getvcpuextstate)", _VCPU, type=0x00000006,
-    section="libxc: X86_PV_VCPU_BASIC", source=_GUEST + "struct xc_sr_rec_x86_pv_vcpu_hdr",
-    guests=_PV, may_be_empty=True)
+    LIBXC, "X86_PV_VCPU_XSAVE", "VCPU state (XEN_DOMCTL_getvcpuextstate)",
+    _vcpu(range(16, BODY_LENGTH_MAX)), type=0x00000006, section="libxc: X86_PV_VCPU_BASIC",
+    source=_GUEST + "struct xc_sr_rec_x86_pv_vcpu_hdr", guests=_PV, may_be_empty=True)
 SHARED_INFO = Structure(
     LIBXC, "SHARED_INFO", "the shared info page",
-    (Field("shared_info", BLOB, "one page", content="memory"),), type=0x00000007,
+    (Field("shared_info", BLOB, "one page", sizes=(4096,), content="memory"),), type=0x00000007,
     section="libxc: SHARED_INFO", source=_GUEST + "REC_TYPE_SHARED_INFO", guests=_PV)
 X86_TSC_INFO = Structure(
     LIBXC, "X86_TSC_INFO", "time stamp counter of the guest",
-    (Field("mode", U32, "TSC mode", enum=TSC_MODES), Field("khz", U32, "TSC frequency", "kHz"),
+    (Field("mode", U32, "TSC mode", enum=TSC_MODES, legal=range(4)), Field("khz", U32, "TSC frequency", "kHz"),
      Field("nsec", U64, "elapsed time", "ns"), Field("incarnation", U32, "incarnation"),
      _reserved("reserved", U32, xen="_res1")),
     type=0x00000008, section="libxc: X86_TSC_INFO", source=_GUEST + "struct xc_sr_rec_x86_tsc_info")
 HVM_CONTEXT = Structure(
     LIBXC, "HVM_CONTEXT", "architectural state of an HVM guest",
-    (Field("hvm_ctx", BLOB, "Xen's hvm_save records", content="cpu"),), type=0x00000009,
+    (Field("hvm_ctx", BLOB, "Xen's hvm_save records", sizes=range(1, BODY_LENGTH_MAX),
+           content="cpu"),), type=0x00000009,
     section="libxc: HVM_CONTEXT", source=_GUEST + "REC_TYPE_HVM_CONTEXT", guests=_HVM)
 HVM_PARAMS = Structure(
     LIBXC, "HVM_PARAMS", "HVM parameters",
@@ -388,11 +406,12 @@ HVM_PARAMS = Structure(
 TOOLSTACK = Structure(
     LIBXC, "TOOLSTACK", "deprecated",
     (Field("data", BLOB, "opaque data of the toolstack", content="device"),), type=0x0000000B,
-    section="libxc: TOOLSTACK (deprecated)", source=_GUEST + "REC_TYPE_TOOLSTACK")
+    section="libxc: TOOLSTACK (deprecated)", source=_GUEST + "REC_TYPE_TOOLSTACK",
+    deprecated=True)
 X86_PV_VCPU_MSRS = Structure(
-    LIBXC, "X86_PV_VCPU_MSRS", "VCPU state (XEN_DOMCTL_get_vcpu_msrs)", _VCPU, type=0x0000000C,
-    section="libxc: X86_PV_VCPU_BASIC", source=_GUEST + "struct xc_sr_rec_x86_pv_vcpu_hdr",
-    guests=_PV, may_be_empty=True)
+    LIBXC, "X86_PV_VCPU_MSRS", "VCPU state (XEN_DOMCTL_get_vcpu_msrs)",
+    _vcpu(range(16, BODY_LENGTH_MAX, 16)), type=0x0000000C, section="libxc: X86_PV_VCPU_BASIC",
+    source=_GUEST + "struct xc_sr_rec_x86_pv_vcpu_hdr", guests=_PV, may_be_empty=True)
 VERIFY = Structure(
     LIBXC, "VERIFY", "all memory is sent; what follows repeats it for debugging", type=0x0000000D,
     section="libxc: VERIFY", source=_GUEST + "REC_TYPE_VERIFY")
@@ -414,16 +433,17 @@ X86_CPUID_POLICY = Structure(
     (Field("leaves", ARRAY, "xen_cpuid_leaf_t", count=REST, items=tuple(
         Field(name, U32, meaning) for name, meaning in (
             ("leaf", "CPUID leaf"), ("subleaf", "CPUID subleaf, all ones: none"), ("a", "EAX"),
-            ("b", "EBX"), ("c", "ECX"), ("d", "EDX"))), xen="CPUID_policy"),),
+            ("b", "EBX"), ("c", "ECX"), ("d", "EDX"))), xen="CPUID_policy",
+           sizes=range(1, BODY_LENGTH_MAX)),),
     type=0x00000011, section="libxc: X86_CPUID_POLICY",
-    source="xen/include/public/arch-x86/xen.h: xen_cpuid_leaf_t")
+    source="xen/include/public/arch-x86/xen.h: xen_cpuid_leaf_t", versions=(3,))
 X86_MSR_POLICY = Structure(
     LIBXC, "X86_MSR_POLICY", "MSR policy of the guest",
     (Field("entries", ARRAY, "xen_msr_entry_t", count=REST, items=(
         Field("idx", U32, "MSR"), _reserved("flags", U32), Field("val", U64, "its value")),
-        xen="MSR_policy"),),
+        xen="MSR_policy", sizes=range(1, BODY_LENGTH_MAX)),),
     type=0x00000012, section="libxc: X86_MSR_POLICY",
-    source="xen/include/public/arch-x86/xen.h: xen_msr_entry_t")
+    source="xen/include/public/arch-x86/xen.h: xen_msr_entry_t", versions=(3,))
 
 STRUCTURES: tuple[Structure, ...] = tuple(
     value for value in list(globals().values()) if isinstance(value, Structure))
@@ -461,6 +481,8 @@ class State:
     records: tuple[Structure, ...] = ()
     then: tuple[tuple[Structure, str], ...] = ()
     otherwise: str = ""
+    final: bool = False
+    """Everything has been said: the stream may end here."""
 
     def after(self, structure: Structure | None) -> str:
         """Name of the state behind a structure; "" if it is this one."""
@@ -471,7 +493,7 @@ STATES: Mapping[str, State] = MappingProxyType({state.name: state for state in (
     State("start", FORWARD, "nothing has been sent",
           fixed=(XL_HEADER, LIBXL_HEADER, IMAGE_HEADER),
           then=((XL_HEADER, "libxl header"), (LIBXL_HEADER, "libxl"),
-                (IMAGE_HEADER, "domain header"))),
+                (IMAGE_HEADER, "bare domain header"))),
     State("libxl header", FORWARD, "xl has handed the stream to libxl", fixed=(LIBXL_HEADER,),
           then=((LIBXL_HEADER, "libxl"),)),
     State("libxl", FORWARD, "libxl writes", layer=LIBXL,
@@ -487,7 +509,12 @@ STATES: Mapping[str, State] = MappingProxyType({state.name: state for state in (
           "Remus: libxc writes on; COLO: one CHECKPOINT_STATE, then libxc writes on",
           shapes=(CHECKPOINT_STATE,), layer=LIBXC, otherwise="libxc",
           then=((LIBXC_END, "libxl"), (CHECKPOINT, "libxl"))),
-    State("end", FORWARD, "libxl has ended its stream", fixed=(GO_MESSAGE,), otherwise="closed"),
+    State("bare domain header", FORWARD, "libxc writes without a libxl around it",
+          fixed=(DOMAIN_HEADER,), then=((DOMAIN_HEADER, "bare libxc"),)),
+    State("bare libxc", FORWARD, "libxc writes without a libxl around it", layer=LIBXC,
+          then=((LIBXC_END, "closed"),)),
+    State("end", FORWARD, "libxl has ended its stream", fixed=(GO_MESSAGE,), otherwise="closed",
+          final=True),
     State("back start", BACK, "nothing has been sent", fixed=(BANNER, READY_TEXT),
           records=(CHECKPOINT_STATE, CHECKPOINT_DIRTY_PFN_LIST), otherwise="back",
           then=((READY_TEXT, "report"),)),
@@ -497,9 +524,9 @@ STATES: Mapping[str, State] = MappingProxyType({state.name: state for state in (
     State("report", BACK, "the secondary waits for its permission", fixed=(REPORT,),
           otherwise="given back"),
     State("given back", BACK, "the unpausing may have failed: the domain is given back",
-          fixed=(GO_MESSAGE,), otherwise="closed back"),
-    State("closed", FORWARD, "nothing may follow"),
-    State("closed back", BACK, "nothing may follow"),
+          fixed=(GO_MESSAGE,), otherwise="closed back", final=True),
+    State("closed", FORWARD, "nothing may follow", final=True),
+    State("closed back", BACK, "nothing may follow", final=True),
 )})
 """The state table of both directions.  Where a forward record could be CHECKPOINT_STATE or libxc's
 record of the same number, length decides: libxc's has at least 8 octets (or none)."""
@@ -520,6 +547,44 @@ SYNC_LANDMARKS: Mapping[str, str] = MappingProxyType({FORWARD: "checkpoint end",
 
 PAUSES = (CHECKPOINT_STATE, CHECKPOINT_END, LIBXL_END)
 """Behind these the primary waits: what comes next stands at the start of a segment."""
+
+# --- which records depend on each other -------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Order:
+    """In streams of these guests and libxc versions (empty: all) `earlier` has come before each of
+    `later` comes; or, where it is `optional`, does not come behind one of them."""
+
+    earlier: Structure
+    later: tuple[Structure, ...]
+    section: str
+    guests: tuple[str, ...] = ()
+    versions: tuple[int, ...] = ()
+    optional: bool = False
+
+
+_VCPUS = (X86_PV_VCPU_BASIC, X86_PV_VCPU_EXTENDED, X86_PV_VCPU_XSAVE, X86_PV_VCPU_MSRS)
+_WHOLE = (CHECKPOINT, LIBXC_END)
+
+ORDERS = (
+    Order(STATIC_DATA_END, (X86_PV_P2M_FRAMES, PAGE_DATA, X86_TSC_INFO, SHARED_INFO, *_VCPUS,
+                            HVM_CONTEXT, HVM_PARAMS), "libxc: v3 compat with v2", versions=(3,)),
+    *(Order(static, (STATIC_DATA_END,), "libxc: STATIC_DATA_END", optional=True)
+      for static in (X86_CPUID_POLICY, X86_MSR_POLICY)),
+    *(Order(earlier, later, "libxc: x86 PV Guest", guests=_PV) for earlier, later in (
+        (X86_PV_INFO, (STATIC_DATA_END, X86_PV_P2M_FRAMES, PAGE_DATA, SHARED_INFO, *_VCPUS, *_WHOLE)),
+        (X86_PV_P2M_FRAMES, (PAGE_DATA, *_VCPUS, *_WHOLE)), (PAGE_DATA, (*_VCPUS, *_WHOLE)),
+        (X86_PV_VCPU_BASIC, _WHOLE))),
+)
+"""The specification also wants HVM_PARAMS in front of HVM_CONTEXT; every Xen writes them the other
+way round, and none minds: what depends on them waits for the end of the stream."""
+
+ONCE = (LIBXC_CONTEXT, X86_PV_INFO, STATIC_DATA_END)
+"""Records of which a stream has one at most."""
+
+NOT_INSIDE = (LIBXC_CONTEXT, LIBXL_END)
+"""Records of libxl that do not come between CHECKPOINT and CHECKPOINT_END."""
 
 # --- sync-points and phases -------------------------------------------------------------------
 

@@ -117,6 +117,7 @@ class Source:
         self._errors: tuple[type[Exception], ...] = (EOFError, OSError, zlib.error)
         self._on_progress = on_progress
         self._reported = 0
+        self._ahead = b""
         try:
             if self.name == STDIN and sys.stdin is None:
                 raise SourceError("stdin is closed: name a file, or pipe a capture in")
@@ -150,8 +151,22 @@ class Source:
             wide = {zstd.DecompressionParameter.window_log_max: 31}
             self._octets = _Decompressed(octets, lambda: zstd.ZstdDecompressor(options=wide))
 
+    def peek(self, count: int) -> bytes:
+        """The next `count` octets, which stay; fewer if there are no more."""
+        buffer = bytearray(count)
+        while len(self._ahead) < count and (n := self._fill(memoryview(buffer))):
+            self._ahead += bytes(buffer[:n])
+        return self._ahead[:count]
+
     def readinto(self, buffer: memoryview) -> int:
         """Fill a part of `buffer`; the number of octets, 0 at the end."""
+        if self._ahead:
+            n = min(len(buffer), len(self._ahead))
+            buffer[:n], self._ahead = self._ahead[:n], self._ahead[n:]
+            return n
+        return self._fill(buffer)
+
+    def _fill(self, buffer: memoryview) -> int:
         try:
             n = self._octets.readinto(buffer) or 0
         except self._errors as error:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dissector.findings import Finding
 from dissector.protocol import CHECKPOINT_STATE, FORWARD, SENDER, XEN_COLO, Dialect, SyncPoint
@@ -28,6 +28,19 @@ class Sync:
     checkpoint: int | None
     status: str
     doubt: bool
+
+
+def one_sided(dialect: Dialect, sender: str) -> Dialect:
+    """The same as it reads where only this side's sync-points can be seen."""
+    def seen(names: tuple[str, ...]) -> tuple[str, ...]:
+        found: dict[str, None] = {}
+        for name in names:
+            point = dialect.named(name)
+            found |= dict.fromkeys((name,) if point.sender == sender else seen(point.successors))
+        return tuple(found)
+
+    points = tuple(replace(point, successors=seen(point.successors)) for point in dialect.sync_points)
+    return replace(dialect, sync_points=points, first=seen(dialect.first))
 
 
 class Tracker:

@@ -103,7 +103,6 @@ def _structure(structure: Structure) -> dict[str, Any]:
         "type": structure.type, "magic": structure.magic or None, "senders": list(structure.senders),
         "length_field": structure.length_field or None, "order_field": structure.order_field or None,
         "order_mark": order.legal[0] if order and not order.bits else None,
-        "may_be_empty": structure.may_be_empty or None,
         "source": structure.source, "fields": [_field(structure, f) for f in structure.fields]}
 
 

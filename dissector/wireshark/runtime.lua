@@ -302,7 +302,7 @@ end
 -- The rule that a record's length breaks, or nil.
 local function length_fits(record, page_size)
   local structure, length = record.structure, record.body_length
-  if not structure or not length or (length == 0 and structure.may_be_empty) then return true end
+  if not structure or not length then return true end
   local size = 0
   for _, f in ipairs(structure.fields) do
     if f.type == "array" then

@@ -155,9 +155,9 @@ class _Writer:
                            xen_minor=guest.xen[1])
         if not guest.hvm:
             yield self.message(p.X86_PV_INFO, guest_width=8, pt_levels=4)
-        yield self.message(p.X86_CPUID_POLICY, leaves=[(i, 0, 1, 2, 3, 4) for i in range(3)])
-        yield self.message(p.X86_MSR_POLICY, entries=[(0x8C, 0, 7)])
         if guest.version >= 3:
+            yield self.message(p.X86_CPUID_POLICY, leaves=[(i, 0, 1, 2, 3, 4) for i in range(3)])
+            yield self.message(p.X86_MSR_POLICY, entries=[(0x8C, 0, 7)])
             yield self.message(p.STATIC_DATA_END)
         if not guest.hvm:
             yield self.message(p.X86_PV_P2M_FRAMES, start_pfn=0, end_pfn=511, p2m_pfn=[17])
@@ -170,17 +170,18 @@ class _Writer:
             yield self.message(p.HVM_CONTEXT, hvm_ctx=self.random.randbytes(301))
             yield self.message(p.HVM_PARAMS, param=[(1, 0xFEFFC), (5, 0xFEFFE)])
         else:
-            for structure in (p.X86_PV_VCPU_BASIC, p.X86_PV_VCPU_EXTENDED, p.X86_PV_VCPU_XSAVE,
-                              p.X86_PV_VCPU_MSRS):
-                yield self.message(structure, vcpu_id=0, context=self.random.randbytes(99))
+            for structure, size in ((p.X86_PV_VCPU_BASIC, 5168), (p.X86_PV_VCPU_EXTENDED, 99),
+                                    (p.X86_PV_VCPU_XSAVE, 579), (p.X86_PV_VCPU_MSRS, 48)):
+                yield self.message(structure, vcpu_id=0, context=self.random.randbytes(size))
             yield self.message(p.SHARED_INFO, shared_info=bytes(PAGE))
         yield self.message(last)
 
     def device(self, last: Structure) -> Iterator[Message]:
-        yield self.message(p.EMULATOR_XENSTORE_DATA, emulator_id=2, index=0,
-                           pairs=[b"physmap/f0000000/start_addr", b"f0000000"])
-        yield self.message(p.EMULATOR_CONTEXT, emulator_id=2, index=0,
-                           emulator_ctx=b"QEVM" + self.random.randbytes(self.guest.emulator))
+        if self.guest.hvm:
+            yield self.message(p.EMULATOR_XENSTORE_DATA, emulator_id=2, index=0,
+                               pairs=[b"physmap/f0000000/start_addr", b"f0000000"])
+            yield self.message(p.EMULATOR_CONTEXT, emulator_id=2, index=0,
+                               emulator_ctx=b"QEVM" + self.random.randbytes(self.guest.emulator))
         yield self.message(last)
 
     def dirty_list(self, pfns: tuple[int, ...]) -> Message:
