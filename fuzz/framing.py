@@ -91,5 +91,5 @@ def _fed(direction: str, stream: bytes, rows: np.ndarray, ends: list[int]) -> tu
 
 
 def _facts(record: Any) -> tuple[Any, ...]:
-    return tuple(getattr(record, name) for name in record.__slots__
-                 if name not in ("structure", "reader")) + (record.full_name,)
+    names = (name for name in record.__slots__ if name not in ("structure", "reader"))
+    return record.full_name, *(getattr(record, name) for name in names)

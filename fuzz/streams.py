@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 
 import numpy as np
@@ -62,7 +63,7 @@ def _fed(rows: np.ndarray, times: np.ndarray, ends: list[int]) -> tuple[list[Row
         begin = end
     _take(stream, stream.finish(), rows, times, found)
     for ranges in found:
-        for before, after in zip(ranges, ranges[1:], strict=False):
+        for before, after in itertools.pairwise(ranges):
             assert before[0] + before[1] == after[0], "ranges are contiguous"
     return tuple(_joined(ranges) for ranges in found)
 
