@@ -17,7 +17,6 @@ from dissector.connection import OURS, Connection
 from dissector.engine import Engine
 from dissector.findings import ERROR, NOTE, RULES, WARNING, Finding
 from dissector.protocol import DIRECTIONS, LAYERS, SENDER, STRUCTURES, XEN_COLO
-from dissector.recognise import seems
 from dissector.record import COMPLETE, GAP, PENDING, SNAPPED, TRUNCATED, Record
 from dissector.syncpoints import (
     INSIDE_CHECKPOINT,
@@ -196,10 +195,9 @@ def _connection(engine: Engine, number: int, ours: Connection | None, count: pd.
                 epochs: pd.Series) -> dict[str, Any]:
     streams = engine.streams
     if ours is None:
-        other = engine.connections.get(number)
         return {"connection": number, "primary": streams.endpoint(number, 0),
                 "secondary": streams.endpoint(number, 1),
-                "kind": seems(tuple(other.prefixes) if other else (b"", b"")),  # type: ignore[arg-type]
+                "kind": engine.seems(number),
                 "forward_octets": int(streams.octets[number, 0]),
                 "back_octets": int(streams.octets[number, 1])}
     side = ours.primary_side or 0

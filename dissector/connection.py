@@ -122,6 +122,10 @@ class Connection:
             self._waiting += late
             records += late
             self._acknowledge(self.stream.held(side), side)
+            if crowded := self.stream.crowded(side):
+                self.findings.append(Finding(
+                    "hole_given_up", f"{crowded} holes were given up early: too much waited behind them",
+                    self.number, self.direction(side)))
             stale = self.stream.counts(side)[0]
             if stale:
                 self.findings.append(Finding(

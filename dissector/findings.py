@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
@@ -44,6 +46,8 @@ RULES = {rule.name: rule for rule in (
          "PFNs; the reader takes them for PFN 0 and the last PFN for the next record"),
     # the capture
     Rule("hole", WARNING, "capture", "octets of the stream are missing from the capture"),
+    Rule("hole_given_up", WARNING, "capture", "so much waits behind a hole that it is given up, "
+         "although it might still be filled"),
     Rule("clock_back", NOTE, "capture", "the capture's clock steps back"),
     Rule("capture_drops", WARNING, "capture", "the capturing program dropped packets"),
     Rule("damaged_file", WARNING, "capture", "the capture file ends early or is damaged"),
@@ -56,11 +60,21 @@ RULES = {rule.name: rule for rule in (
     Rule("opaque_tunnel", WARNING, "capture", "packets inside an encapsulation that is not opened "
          "(ESP, MPLS, PPPoE, Geneve, GTP) and could hide a stream; capture inside of it"),
     Rule("unknown_link", WARNING, "capture", "frames of a link type that is not understood"),
+    Rule("more_findings", NOTE, "capture", "a rule is broken so often in a connection that only the "
+         "first breaches are listed"),
+    Rule("too_many_connections", WARNING, "capture", "more connections than are followed at once; "
+         "connections were left that might carry a stream"),
+    Rule("unacknowledged", NOTE, "capture", "more records than are remembered wait for an ACK (a "
+         "capture of one direction?); when they were acknowledged is not known"),
     Rule("stale_segments", NOTE, "capture", "segments whose sequence numbers are far outside the "
          "stream (of an earlier connection?)"),
     Rule("phases_out_of_order", WARNING, "analysis", "boundaries of a checkpoint's phases passed "
          "the capture point out of order"),
 )}
+
+
+PER_RULE = 1000
+"""Findings of one rule and connection that are kept; the rest are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,3 +95,26 @@ class Finding:
     @property
     def section(self) -> str:
         return RULES[self.rule].section
+
+
+class Findings(list[Finding]):
+    """Findings of a capture, the first `PER_RULE` of each rule and connection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._counts: Counter[tuple[str, int]] = Counter()
+
+    def add(self, found: Iterable[Finding]) -> None:
+        """Take these, or count them."""
+        for finding in found:
+            key = finding.rule, finding.connection
+            self._counts[key] += 1
+            if self._counts[key] <= PER_RULE:
+                self.append(finding)
+
+    def say_what_was_left_out(self) -> None:
+        """A finding for each rule that was broken more often than is listed."""
+        for (rule, connection), count in self._counts.items():
+            if count > PER_RULE:
+                self.append(Finding("more_findings", f"{count - PER_RULE} more findings of the rule "
+                                    f"{rule} are not listed", connection))
