@@ -36,6 +36,8 @@ _STRUCTURE = {id(structure): i for i, structure in enumerate(STRUCTURES)}
 _NONE = -1
 _CHUNK = 8192
 _WAITING = 4 * _CHUNK
+_OCTETS = 64 << 20
+"""Octets of records that wait for their ACKs."""
 
 _ROW = np.dtype([
     ("connection", "i4"), ("direction", "i1"), ("layer", "i1"), ("structure", "i2"),
@@ -62,17 +64,20 @@ class Rows:
         self._chunks: list[np.ndarray] = []
         self._open: list[Record] = []
         self._look_at = _CHUNK
+        self._octets = 0
 
     def append(self, record: Record) -> None:
         self._open.append(record)
-        if len(self._open) < self._look_at:
+        self._octets += len(record.octets)
+        if len(self._open) < self._look_at and self._octets < _OCTETS:
             return
         waiting = [r for r in self._open if not r.acked_ns]
-        if len(waiting) > _WAITING:
-            waiting = []  # their ACKs will never come: a capture of one direction
+        octets = sum(len(r.octets) for r in waiting)
+        if len(waiting) > _WAITING or octets > _OCTETS // 2:
+            waiting, octets = [], 0  # their ACKs will never come: a capture of one direction
         done = [r for r in self._open if r.acked_ns] if waiting else self._open
         self._chunks.append(self._array(done))
-        self._open, self._look_at = waiting, len(waiting) + _CHUNK
+        self._open, self._look_at, self._octets = waiting, len(waiting) + _CHUNK, octets
 
     def array(self) -> np.ndarray:
         """Every row, by connection and in the order in which the records were delivered."""
