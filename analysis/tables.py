@@ -44,7 +44,7 @@ _ROW = np.dtype([
     ("type", "i8"), ("stream_offset", "i8"), ("length", "i8"), ("body_length", "i8"),
     ("first_frame", "i8"), ("last_frame", "i8"), ("frame", "i8"), ("first_seen_ns", "i8"),
     ("last_seen_ns", "i8"), ("delivered_ns", "i8"), ("acked_ns", "i8"), ("after_gap", "?"),
-    ("status", "i1"), ("control_id", "i1"), ("count", "i8"), ("pages", "i8"),
+    ("status", "i1"), ("control_id", "i8"), ("count", "i8"), ("pages", "i8"),
     ("first_pfn", "i8"), ("last_pfn", "i8")])
 
 RECORD_COLUMNS = [
