@@ -110,7 +110,7 @@ class Capture:
         starts = np.array([file.first for file in files])
         for name in [name for name in frame if str(name).endswith("frame")]:
             at = starts.searchsorted(frame[name].to_numpy("int64", na_value=1), "right") - 1
-            where = np.array([file.name for file in files], object)[at]
+            where = np.array([file.text for file in files], object)[at]
             where[frame[name].isna()] = None
             frame[name] = frame[name] - starts[at] + 1
             column = str(name).removesuffix("frame") + "file"

@@ -54,6 +54,11 @@ class File:
     drops: int = 0
     places: list[tuple[int, int, Container]] = field(default_factory=list)
 
+    @property
+    def text(self) -> str:
+        """Its name as text; octets that are no UTF-8 become escapes."""
+        return os.fsencode(self.name).decode("utf-8", "backslashreplace")
+
 
 class Engine:
     """Reads captures.  Iterate over `run` for events, in the order in which they are known; look
@@ -211,10 +216,10 @@ class Engine:
         container = reader.container
         file.kind, file.drops = container.kind, container.drops
         if container.fault:
-            self.findings.append(Finding("damaged_file", f"{file.name}: {container.fault}"))
+            self.findings.append(Finding("damaged_file", f"{file.text}: {container.fault}"))
         if container.drops:
             self.findings.append(Finding(
-                "capture_drops", f"{file.name}: the capturing program dropped {container.drops} "
+                "capture_drops", f"{file.text}: the capturing program dropped {container.drops} "
                 "packets"))
 
     def _report(self) -> None:
