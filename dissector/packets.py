@@ -388,5 +388,7 @@ class Reader:
             container.fault = container.fault.format(offset=self.position)
         elif self.source.fault:
             container.fault = self.source.fault
+        elif container.skip:
+            container.fault = f"the file ends inside a block ({container.skip} octets of it are missing)"
         elif left:
             container.fault = f"the file ends inside a packet ({left} octets of it are there)"

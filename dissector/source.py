@@ -17,6 +17,9 @@ GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 STDIN = "-"
+WINDOW_LOG = 27
+"""Memory that a zstd file may ask for is 2 to this power, as zstd itself has it: a few octets are
+enough to ask for 2 GiB."""
 _CHUNK = 1 << 15
 """Compressed octets read at a time."""
 _PIECE = 1 << 17
@@ -172,9 +175,8 @@ class Source:
             zstd = _zstd()
             self.compression = "zstd"
             self._errors = (*self._errors, zstd.ZstdError)
-            # `zstd --long=31` is used for large captures.
-            wide = {zstd.DecompressionParameter.window_log_max: 31}
-            self._octets = _Decompressed(octets, lambda: zstd.ZstdDecompressor(options=wide))
+            narrow = {zstd.DecompressionParameter.window_log_max: WINDOW_LOG}
+            self._octets = _Decompressed(octets, lambda: zstd.ZstdDecompressor(options=narrow))
 
     def readinto(self, buffer: memoryview) -> int:
         """Fill a part of `buffer`; the number of octets, 0 at the end."""
@@ -182,6 +184,9 @@ class Source:
             n = self._octets.readinto(buffer) or 0
         except self._errors as error:
             self.fault = f"the {self.compression or 'input'} data is damaged ({error})"
+            if "too much memory" in str(error):
+                self.fault = (f"the zstd data needs more than {1 << WINDOW_LOG - 20} MiB of memory; "
+                              "decompress it with `zstd -d --long=31`, or pipe that in")
             return 0
         if self._on_progress and self.seekable:
             here = self._raw.tell()
