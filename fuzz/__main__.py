@@ -12,7 +12,7 @@ from pathlib import Path
 from fuzz import HARNESSES
 
 CORPUS = Path(__file__).parent / "corpus"
-FOUND = Path("build") / "fuzz"
+FOUND = Path(os.environ.get("FUZZ_FOUND", "build/fuzz"))
 """Where inputs that reach something new are kept, and those that break something."""
 
 
