@@ -46,6 +46,13 @@ START_OCTETS = 64 << 10
 """Without a SYN the first octets may have come out of order: so many are looked at before the
 lowest is taken for the start."""
 
+WINDOW = 64 << 20
+"""Octets beyond the highest one seen at which the next may be: more than the windows in use.  What
+is farther away is of an earlier connection on the same ports ..."""
+JUMP = 3
+""" ... unless so many segments follow each other there and none comes here: the capture has lost
+that much."""
+
 # columns of a range
 (OFFSET, SIZE, GIVEN, PLACE, FRAME, TIME, HOLE) = range(7)
 RANGE_COLUMNS = 7
@@ -54,8 +61,9 @@ RANGE_COLUMNS = 7
 
 # state of one direction
 (_ORIGIN, _NEXT, _HIGH, _STATE, _HELD, _HELD_OCTETS, _ACKED, _ACKS, _OUT, _END, _STALE,
- _REPEATED, _CROWDED) = range(13)
+ _REPEATED, _CROWDED, _FAR, _FAR_COUNT) = range(15)
 _UNKNOWN, _WAITING, _RUNNING = range(3)
+_NOWHERE = -(1 << 62)
 
 _NO_ROWS = np.zeros((0, COLUMNS), np.int64)
 _NO_TIMES = np.zeros(0, np.int64)
@@ -111,7 +119,7 @@ class Stream:
     def __init__(self) -> None:
         self.limit = HELD_OCTETS
         """Octets that may wait behind a hole."""
-        self._state = np.zeros((2, 13), np.int64)
+        self._state = np.zeros((2, 15), np.int64)
         self._state[:, _END] = -1
         self._state[:, _ACKED] = -(1 << 62)
         self._held = np.zeros((2, 0, RANGE_COLUMNS), np.int64)
@@ -253,14 +261,14 @@ def _assemble(rows, times, first, state, held, acks, out, final, limit):  # type
             mine[_ORIGIN], mine[_STATE] = sequence, _WAITING
         if flags & ACK and theirs[_STATE] != _UNKNOWN:
             covers = _unwrap(theirs, row[ACKNOWLEDGEMENT])
-            if theirs[_ACKED] < covers < theirs[_HIGH] + (1 << 30):
+            if theirs[_ACKED] < covers < max(theirs[_HIGH], theirs[_ACKED]) + WINDOW:
                 n = theirs[_ACKS]
                 acks[1 - side, n, COVERS] = covers
                 acks[1 - side, n, ACK_FRAME], acks[1 - side, n, ACK_TIME] = frame, time
                 theirs[_ACKS], theirs[_ACKED] = n + 1, covers
         if length:
-            offset = _unwrap(mine, sequence)
-            if abs(offset - mine[_HIGH]) >= 1 << 30:
+            offset = _place(mine, sequence, length)
+            if offset == _NOWHERE:
                 mine[_STALE] += 1
             elif mine[_STATE] == _RUNNING and mine[_HELD] == 0 and offset == mine[_NEXT]:
                 _emit(mine, out[side], offset, length, captured, row[POSITION], frame, time, 0)
@@ -293,6 +301,23 @@ def _unwrap(mine, number):  # type: ignore[no-untyped-def]
     if distance >= 1 << 31:
         distance -= 1 << 32
     return mine[_HIGH] + distance
+
+
+@compiled
+def _place(mine, sequence, length):  # type: ignore[no-untyped-def]
+    """Stream offset of a segment with octets; `_NOWHERE` if it is too far from all others."""
+    offset = _unwrap(mine, sequence)
+    if -(1 << 30) < offset - mine[_HIGH] < WINDOW:
+        mine[_FAR_COUNT] = 0
+        return offset
+    mine[_FAR_COUNT] = mine[_FAR_COUNT] + 1 if mine[_FAR_COUNT] and sequence == mine[_FAR] else 1
+    mine[_FAR] = (sequence + length) & 0xFFFFFFFF
+    if mine[_FAR_COUNT] < JUMP or mine[_STATE] != _RUNNING:
+        return np.int64(_NOWHERE)
+    if offset < mine[_HIGH]:
+        offset += 1 << 32
+    mine[_HIGH], mine[_FAR_COUNT] = offset, 0
+    return offset
 
 
 @compiled

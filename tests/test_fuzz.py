@@ -29,7 +29,8 @@ def test_seeds(harness: str, seed: str) -> None:
 def test_a_short_run(tmp_path: Path, harness: str) -> None:
     pytest.importorskip("atheris", reason="needs Atheris, which has wheels for Linux on x86-64 only")
     done = subprocess.run(
-        [sys.executable, "-m", "fuzz", harness, f"-runs={RUNS[harness]}", "-seed=1"], cwd=PCAPS.parent, capture_output=True, text=True, timeout=900,
+        [sys.executable, "-m", "fuzz", harness, f"-runs={RUNS[harness]}", "-seed=1"],
+        cwd=PCAPS.parent, capture_output=True, text=True, timeout=900,
         env={**os.environ, "FUZZ_FOUND": str(tmp_path)})
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Done" in done.stderr
