@@ -12,7 +12,11 @@ PROGRAMS := tshark:tshark dumpcap:wireshark-common tcpdump:tcpdump ip:iproute2 e
             luacheck:lua-check luac5.1:lua5.1 luac5.2:lua5.2 luac5.3:lua5.3 luac5.4:lua5.4
 APT      := $(if $(filter 0,$(shell id -u)),,sudo) env DEBIAN_FRONTEND=noninteractive apt-get
 
-.PHONY: demo test lint programs clean
+# How long `make fuzz` fuzzes each of its harnesses.
+FUZZ_SECONDS := 600
+HARNESSES    := reader streams framing scapy_layer capture
+
+.PHONY: demo test lint fuzz programs clean
 
 demo: $(VENV)/ready
 	@echo
@@ -30,6 +34,12 @@ test: $(VENV)/ready-for-tests programs lint
 lint: $(VENV)/ready-for-tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+fuzz: $(VENV)/ready-for-tests
+	@for harness in $(HARNESSES); do \
+	  echo "== $$harness, $(FUZZ_SECONDS) s"; \
+	  $(BIN)/python -m fuzz $$harness -max_total_time=$(FUZZ_SECONDS) -timeout=60 || exit 1; \
+	done
 
 programs:
 	@missing="$(foreach p,$(PROGRAMS),$$(command -v $(firstword $(subst :, ,$(p))) >/dev/null 2>&1 || echo $(lastword $(subst :, ,$(p)))))"; \

@@ -16,7 +16,7 @@ from analysis.latency import latency
 from analysis.pairs import pairs
 from dissector.engine import Engine
 from dissector.findings import NOTE, Finding
-from dissector.recognise import COLO_PROXY, ENCRYPTED, QEMU_COLO, seems
+from dissector.recognise import COLO_PROXY, ENCRYPTED, QEMU_COLO
 from dissector.record import Record
 from dissector.source import Source
 
@@ -111,7 +111,7 @@ class Capture:
         starts = np.array([file.first for file in files])
         for name in [name for name in frame if str(name).endswith("frame")]:
             at = starts.searchsorted(frame[name].to_numpy("int64", na_value=1), "right") - 1
-            where = np.array([file.name for file in files], object)[at]
+            where = np.array([file.text for file in files], object)[at]
             where[frame[name].isna()] = None
             frame[name] = frame[name] - starts[at] + 1
             column = str(name).removesuffix("frame") + "file"
@@ -128,10 +128,10 @@ class Capture:
             return f"no TCP connection in {packets} packets" + (f"; {why}" if why else "")
         parts = [f"{count} TCP connection{'s'[:count != 1]}, none carries a Xen migration stream"]
         seen: dict[str, str] = {}
-        for number, connection in engine.connections.items():
-            kind = seems(tuple(connection.prefixes))  # type: ignore[arg-type]
-            ends = [engine.streams.endpoint(number, side) for side in (0, 1)]
-            seen.setdefault(kind, min(ends, key=lambda end: int(end.rpartition(":")[2])))
+        for number in range(count):
+            if (kind := engine.seems(number)) not in seen:
+                ends = [engine.streams.endpoint(number, side) for side in (0, 1)]
+                seen[kind] = min(ends, key=lambda end: int(end.rpartition(":")[2]))
         for kind, end in seen.items():
             if kind in ENCRYPTED:
                 parts.append(f"{end} is {kind}: xl's default transport encrypts the stream, see "

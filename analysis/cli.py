@@ -32,7 +32,14 @@ class Failure(click.ClickException):
     exit_code = _FAILED
 
     def show(self, file: Any = None) -> None:
-        click.echo(f"coloscope: {self.message}", err=True)
+        _say(self.message)
+
+
+def _say(text: str) -> None:
+    """One line on stderr, whatever names of files are in it."""
+    from analysis.escape import printable
+
+    click.echo(f"coloscope: {printable(text)}", err=True)
 
 
 _CONNECTION = click.option("--connection", metavar="N|ADDRESS:PORT",
@@ -117,7 +124,7 @@ def checkpoints(files: tuple[str, ...], **options: Any) -> None:
         capture = _read(files)
         _write(capture, "checkpoints", options)
         if capture.export("checkpoints").empty:
-            click.echo(f"coloscope: no checkpoints: {_WHY['']}", err=True)
+            _say(f"no checkpoints: {_WHY['']}")
 
 
 @main.command()
@@ -169,7 +176,7 @@ def cut(files: tuple[str, ...], output: str, connection: str | None, checkpoint:
         wanted = pick.frames_of_checkpoint(capture, checkpoint, chosen) if checkpoint is not None \
             else pick.Frames(*_window(capture, since, until))
         count = write_packets(capture.engine, output, set(chosen), wanted)
-        click.echo(f"coloscope: {count} packets in {output}", err=True)
+        _say(f"{count} packets in {output}")
 
 
 @main.command()
@@ -251,7 +258,7 @@ def _ends() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(_NOTHING)
     except KeyboardInterrupt:
-        click.echo("coloscope: interrupted", err=True)
+        _say("interrupted")
         sys.exit(130)
 
 
@@ -262,7 +269,7 @@ def _read(files: tuple[str, ...], lenient: bool = False) -> Capture:
     with _progress(files) as on_progress:
         capture = analysis.read(*files, on_progress=on_progress)
     for line in _warnings(capture):
-        click.echo(f"coloscope: {line}", err=True)
+        _say(line)
     if not lenient and not capture.engine.ours():
         raise Failure(f"{files[0] if len(files) == 1 else f'{len(files)} files'}: "
                       + capture.found_instead())
@@ -389,4 +396,4 @@ def _say_if_none(capture: Capture) -> None:
     """No sync-point is a result, too; say why."""
     if capture.export("syncs").empty:
         kinds = sorted({c.kind for c in capture.engine.ours()})
-        click.echo("coloscope: no sync-points: " + "; ".join(_WHY[kind] for kind in kinds), err=True)
+        _say("no sync-points: " + "; ".join(_WHY[kind] for kind in kinds))

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from analysis import terminal
+from analysis.escape import cell, printable
 from dissector.errors import CannotDo
 
 SCHEMA = 1
@@ -49,7 +51,7 @@ def write_text(text: str, path: str | None) -> None:
 
 def _parquet(frame: pd.DataFrame, path: str) -> None:
     try:
-        frame.to_parquet(path, index=False)
+        _texts(frame, printable).to_parquet(path, index=False)
     except ImportError:
         raise OutputError("parquet needs pyarrow: pip install 'coloscope[parquet]'") from None
     except OSError as error:
@@ -61,8 +63,20 @@ def _rounded(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.round({name: 6 for name in frame if str(name).endswith("_ms")})
 
 
+def _texts(frame: pd.DataFrame, made: Callable[[str], str]) -> pd.DataFrame:
+    """A table with every text in it changed; numbers stay what they are."""
+    changed = {}
+    for name, column in frame.items():
+        if isinstance(column.dtype, pd.CategoricalDtype):
+            changed[name] = column.cat.rename_categories(
+                [made(value) if isinstance(value, str) else value for value in column.cat.categories])
+        elif column.dtype == object or isinstance(column.dtype, pd.StringDtype):
+            changed[name] = column.map(lambda value: made(value) if isinstance(value, str) else value)
+    return frame.assign(**changed)
+
+
 def _csv(frame: pd.DataFrame, command: str) -> str:
-    return _rounded(frame).to_csv(index=False, lineterminator="\n")
+    return _texts(_rounded(frame), cell).to_csv(index=False, lineterminator="\n")
 
 
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:

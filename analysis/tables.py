@@ -17,7 +17,6 @@ from dissector.connection import OURS, Connection
 from dissector.engine import Engine
 from dissector.findings import ERROR, NOTE, RULES, WARNING, Finding
 from dissector.protocol import DIRECTIONS, LAYERS, SENDER, STRUCTURES, XEN_COLO
-from dissector.recognise import seems
 from dissector.record import COMPLETE, GAP, PENDING, SNAPPED, TRUNCATED, Record
 from dissector.syncpoints import (
     INSIDE_CHECKPOINT,
@@ -37,13 +36,15 @@ _STRUCTURE = {id(structure): i for i, structure in enumerate(STRUCTURES)}
 _NONE = -1
 _CHUNK = 8192
 _WAITING = 4 * _CHUNK
+_OCTETS = 64 << 20
+"""Octets of records that wait for their ACKs."""
 
 _ROW = np.dtype([
     ("connection", "i4"), ("direction", "i1"), ("layer", "i1"), ("structure", "i2"),
     ("type", "i8"), ("stream_offset", "i8"), ("length", "i8"), ("body_length", "i8"),
     ("first_frame", "i8"), ("last_frame", "i8"), ("frame", "i8"), ("first_seen_ns", "i8"),
     ("last_seen_ns", "i8"), ("delivered_ns", "i8"), ("acked_ns", "i8"), ("after_gap", "?"),
-    ("status", "i1"), ("control_id", "i1"), ("count", "i8"), ("pages", "i8"),
+    ("status", "i1"), ("control_id", "i8"), ("count", "i8"), ("pages", "i8"),
     ("first_pfn", "i8"), ("last_pfn", "i8")])
 
 RECORD_COLUMNS = [
@@ -63,17 +64,20 @@ class Rows:
         self._chunks: list[np.ndarray] = []
         self._open: list[Record] = []
         self._look_at = _CHUNK
+        self._octets = 0
 
     def append(self, record: Record) -> None:
         self._open.append(record)
-        if len(self._open) < self._look_at:
+        self._octets += len(record.octets)
+        if len(self._open) < self._look_at and self._octets < _OCTETS:
             return
         waiting = [r for r in self._open if not r.acked_ns]
-        if len(waiting) > _WAITING:
-            waiting = []  # their ACKs will never come: a capture of one direction
+        octets = sum(len(r.octets) for r in waiting)
+        if len(waiting) > _WAITING or octets > _OCTETS // 2:
+            waiting, octets = [], 0  # their ACKs will never come: a capture of one direction
         done = [r for r in self._open if r.acked_ns] if waiting else self._open
         self._chunks.append(self._array(done))
-        self._open, self._look_at = waiting, len(waiting) + _CHUNK
+        self._open, self._look_at, self._octets = waiting, len(waiting) + _CHUNK, octets
 
     def array(self) -> np.ndarray:
         """Every row, by connection and in the order in which the records were delivered."""
@@ -196,10 +200,9 @@ def _connection(engine: Engine, number: int, ours: Connection | None, count: pd.
                 epochs: pd.Series) -> dict[str, Any]:
     streams = engine.streams
     if ours is None:
-        other = engine.connections.get(number)
         return {"connection": number, "primary": streams.endpoint(number, 0),
                 "secondary": streams.endpoint(number, 1),
-                "kind": seems(tuple(other.prefixes) if other else (b"", b"")),  # type: ignore[arg-type]
+                "kind": engine.seems(number),
                 "forward_octets": int(streams.octets[number, 0]),
                 "back_octets": int(streams.octets[number, 1])}
     side = ours.primary_side or 0

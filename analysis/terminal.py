@@ -9,9 +9,10 @@ from typing import Any
 import pandas as pd
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from analysis.escape import printable
 from analysis.pairs import FIRST_BOOT
 
 _COLUMNS = {
@@ -87,7 +88,7 @@ def _cell(name: str, value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.2f}"
-    return escape(str(value))
+    return printable(str(value))
 
 
 def _table(frame: pd.DataFrame, command: str) -> Table:
@@ -101,5 +102,6 @@ def _table(frame: pd.DataFrame, command: str) -> Table:
         numeric = pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_bool_dtype(kind)
         table.add_column(_heading(str(name)), justify="right" if numeric else "left")
     for row in shown.astype(object).itertuples(index=False):
-        table.add_row(*(_cell(str(name), value) for name, value in zip(shown, row, strict=True)))
+        # As Text: in a plain string [red] would be markup and :bomb: a picture.
+        table.add_row(*(Text(_cell(str(name), value)) for name, value in zip(shown, row, strict=True)))
     return table

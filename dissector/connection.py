@@ -53,6 +53,11 @@ PLAIN, REMUS, COLO = "plain", "remus", "colo"
 
 _NO_RUN = Run(np.zeros((0, 7), np.int64), np.zeros((0, 3), np.int64), np.zeros(0, np.uint8),
               np.zeros(0, np.uint8))
+
+WAITING_MAX = 1 << 16
+WAITING_OCTETS = 64 << 20
+"""Records, and octets kept of them, that may wait: for an ACK, to be judged."""
+
 _CLOSED = Stream()
 """In place of the state of a stream that nobody follows any more: there may be many of them."""
 
@@ -99,6 +104,7 @@ class Connection:
         self._decided = [False, False]
         self._acks: list[np.ndarray] = [np.zeros((0, 3), np.int64)] * 2
         self._unacked: list[list[Record]] = [[], []]
+        self._unacked_lost = [0, 0]
         self._opened = False
         self._last_forward: Structure | None = None
         self._tracker = Tracker()
@@ -148,6 +154,14 @@ class Connection:
             self._waiting += late
             records += late
             self._acknowledge(self.stream.held(side), side)
+            if lost := self._unacked_lost[side]:
+                self.findings.append(Finding(
+                    "unacknowledged", f"{lost} records waited for an ACK in vain while others came",
+                    self.number, self.direction(side)))
+            if crowded := self.stream.crowded(side):
+                self.findings.append(Finding(
+                    "hole_given_up", f"{crowded} holes were given up early: too much waited behind them",
+                    self.number, self.direction(side)))
             stale = self.stream.counts(side)[0]
             if stale:
                 self.findings.append(Finding(
@@ -363,7 +377,9 @@ class Connection:
                 record.acked_frame, record.acked_ns = int(acks[at, ACK_FRAME]), int(acks[at, ACK_TIME])
             else:
                 left.append(record)
-        self._unacked[side] = left
+        surplus = _surplus(left)
+        self._unacked_lost[side] += surplus
+        left = self._unacked[side] = left[surplus:]
         first = min(self._directions[side].earliest_end, left[0].end if left else 1 << 62)
         self._acks[side] = acks[acks[:, COVERS] >= first] if len(acks) else acks
 
@@ -376,6 +392,8 @@ class Connection:
         blocked = [frame for side in (0, 1) for frame in (
             self.stream.waiting_from(side), self._directions[side].held_from) if frame]
         until = min(blocked) if blocked and not final else 1 << 62
+        if surplus := _surplus(self._waiting):
+            until = max(until, self._waiting[surplus - 1].frame + 1)
         ready = [r for r in self._waiting if r.frame < until]
         self._waiting = [r for r in self._waiting if r.frame >= until]
         ready.sort(key=lambda r: (r.frame, r.stream_offset))
@@ -388,3 +406,11 @@ class Connection:
                 self.syncs.append(sync)
         self.findings += self._tracker.findings
         self._tracker.findings = []
+
+
+def _surplus(records: list[Record]) -> int:
+    """How many of these records, the oldest, are more than may wait."""
+    if sum(len(record.octets) for record in records) <= WAITING_OCTETS:
+        return max(0, len(records) - WAITING_MAX)
+    kept = np.cumsum([len(record.octets) for record in reversed(records)])
+    return max(len(records) - WAITING_MAX, len(records) - int(kept.searchsorted(WAITING_OCTETS)))

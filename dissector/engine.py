@@ -16,13 +16,22 @@ import numpy as np
 
 from dissector import segments as seg
 from dissector.connection import OTHER, OURS, Connection
-from dissector.findings import Finding
+from dissector.findings import Finding, Findings
 from dissector.packets import NO_PACKET, Container, Packets, Reader
 from dissector.recall import read_octets
+from dissector.recognise import KINDS, NO_DATA, seems
 from dissector.record import Record
-from dissector.segments import LINKS, STREAM, Streams
+from dissector.segments import LINKS, STREAM, Segments, Streams
 from dissector.source import Source
+from dissector.streams import HELD_OCTETS
 from dissector.syncpoints import Sync
+
+UNDECIDED_MAX = 1 << 14
+"""Connections that have not told yet what they are; the one that was silent for longest is left."""
+OURS_MAX = 1 << 12
+"""Connections with one of our streams that are followed; further ones are left."""
+HELD_MAX = 256 << 20
+"""Octets of all connections that may wait behind holes."""
 
 _REST_OF_RULES = (
     (seg.CUT, "cut_headers", "{count} frames are cut off inside their headers"),
@@ -45,20 +54,35 @@ class File:
     drops: int = 0
     places: list[tuple[int, int, Container]] = field(default_factory=list)
 
+    @property
+    def text(self) -> str:
+        """Its name as text; octets that are no UTF-8 become escapes."""
+        return os.fsencode(self.name).decode("utf-8", "backslashreplace")
+
 
 class Engine:
     """Reads captures.  Iterate over `run` for events, in the order in which they are known; look
     at `connections`, `files` and `findings` while or after.
 
-    Memory: the state of open connections, findings and one entry for each block read; records are
-    handed out, not kept.
+    `connections` are those that carry one of our streams, and those that have not told; `seems`
+    says of every one what it seems to be.
+
+    Memory: the state of the connections followed (`OURS_MAX`, `UNDECIDED_MAX`), findings and one
+    entry for each block read; records are handed out, not kept.
     """
 
     def __init__(self) -> None:
         self.files: list[File] = []
-        self.findings: list[Finding] = []
+        self.findings = Findings()
         self.connections: dict[int, Connection] = {}
-        self.streams = Streams()
+        self.streams = Streams(sparing=True)
+        self._undecided: dict[int, Connection] = {}
+        """In the order in which they were heard of last."""
+        self._ours = 0
+        self._left = 0
+        self._held = 0
+        self._kinds = bytearray()
+        """Of connections that were left, by number: index into `KINDS`."""
         self.first_ns = 0
         self._next = 1
         self._links: set[int] = set()
@@ -102,6 +126,12 @@ class Engine:
         """The connections that carry one of our streams."""
         return [c for c in self.connections.values() if c.role == OURS]
 
+    def seems(self, number: int) -> str:
+        """What a connection that is none of ours seems to be (`dissector.recognise`)."""
+        if connection := self.connections.get(number):
+            return seems(tuple(connection.prefixes))  # type: ignore[arg-type]
+        return KINDS[self._kinds[number]] if number < len(self._kinds) else NO_DATA
+
     def _packets(self, packets: Packets, file: File) -> Iterator[Record | Sync]:
         file.packets += len(packets)
         self._next += len(packets)
@@ -120,15 +150,58 @@ class Engine:
         events: list[Record | Sync] = []
         for begin, end in itertools.pairwise(bounds):
             number = int(numbers[begin])
-            connection = self.connections.get(number)
-            if connection is None:
-                connection = self.connections[number] = Connection(number)
+            connection = self.connections.get(number) or self._open(number)
             mine = rows if end - begin == len(rows) else rows[order[begin:end]]
-            events += self._own(connection.feed(segments, mine))
-            events += self._take(connection)
-            if connection.role == OTHER:
-                self.streams.ignored[number] = True
+            records = self._feed(connection, segments, mine)
+            if self._keeps(connection):
+                events += self._own(records)
+                events += self._take(connection)
+            else:
+                self._leave(connection)
         yield from events
+
+    def _open(self, number: int) -> Connection:
+        """Follow a connection that has its first octets."""
+        connection = self.connections[number] = Connection(number)
+        for side in (0, 1):
+            if opened := self.streams.opened(number, side):
+                connection.stream.open(side, *opened)
+        self._undecided[number] = connection
+        return connection
+
+    def _feed(self, connection: Connection, segments: Segments, rows: np.ndarray) -> list[Record]:
+        """The more octets wait behind holes, the fewer may wait on."""
+        stream = connection.stream
+        self._held -= stream.held_octets
+        stream.limit = min(HELD_OCTETS, (HELD_MAX - self._held) // 4)
+        records = connection.feed(segments, rows)
+        self._held += connection.stream.held_octets
+        return records
+
+    def _keeps(self, connection: Connection) -> bool:
+        """Whether a connection is followed: not one that is none of ours, nor one too many."""
+        undecided = self._undecided.pop(connection.number, None)
+        if connection.role == OTHER:
+            return False
+        if undecided is None:
+            return True
+        if connection.role == OURS:
+            self._ours += 1
+            self._left += self._ours > OURS_MAX
+            return self._ours <= OURS_MAX
+        self._undecided[connection.number] = connection
+        if len(self._undecided) > UNDECIDED_MAX:
+            self._left += 1
+            self._leave(self._undecided.pop(next(iter(self._undecided))))
+        return True
+
+    def _leave(self, connection: Connection) -> None:
+        number = connection.number
+        self.streams.ignored[number] = True
+        self._held -= connection.stream.held_octets
+        self._kinds.extend(bytes(max(0, number + 1 - len(self._kinds))))
+        self._kinds[number] = KINDS.index(seems(tuple(connection.prefixes)))  # type: ignore[arg-type]
+        del self.connections[number]
 
     def _own(self, records: list[Record]) -> list[Record]:
         for record in records:
@@ -137,7 +210,7 @@ class Engine:
 
     def _take(self, connection: Connection) -> list[Sync]:
         syncs, connection.syncs = connection.syncs, []
-        self.findings += connection.findings
+        self.findings.add(connection.findings)
         connection.findings = []
         return syncs
 
@@ -145,14 +218,19 @@ class Engine:
         container = reader.container
         file.kind, file.drops = container.kind, container.drops
         if container.fault:
-            self.findings.append(Finding("damaged_file", f"{file.name}: {container.fault}"))
+            self.findings.append(Finding("damaged_file", f"{file.text}: {container.fault}"))
         if container.drops:
             self.findings.append(Finding(
-                "capture_drops", f"{file.name}: the capturing program dropped {container.drops} "
+                "capture_drops", f"{file.text}: the capturing program dropped {container.drops} "
                 "packets"))
 
     def _report(self) -> None:
         """Findings that are counted over the whole capture."""
+        self.findings.say_what_was_left_out()
+        if self._left:
+            self.findings.append(Finding(
+                "too_many_connections", f"{self._left} connections were left: more than {OURS_MAX} carry a "
+                f"migration stream, or more than {UNDECIDED_MAX} had not told yet what they carry"))
         counters, first = self.streams.counters, self.streams.first_packet
         for which, rule, text in _REST_OF_RULES:
             if counters[which]:

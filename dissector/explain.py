@@ -87,7 +87,8 @@ def _rows(record: Record, octets: bytes, every: bool) -> Iterator[tuple[str, str
             at += field.width
     at = fields.start(record.structure) if record.structure else fields.HEADER_SIZE
     if record.structure:
-        for field, at, size, value in fields.parts(record.structure, octets, order):
+        for field, at, size, value in fields.parts(record.structure, octets, order,
+                                                   items=None if every else 2 * ITEMS):
             yield from _field(field, at, octets[at:at + size], value, record, every)
             at += size
     end = fields.HEADER_SIZE + (record.body_length or 0)
@@ -102,7 +103,8 @@ def _field(field: Field, at: int, octets: bytes, value: Any, record: Record,
     if field.type in WIDTH:
         yield str(at), octets.hex(" "), field.name, _number(field, value), field.meaning
     elif field.type == ARRAY:
-        yield str(at), "", field.name, f"{len(value)} items", field.meaning
+        count = len(octets) // field.width
+        yield str(at), "", field.name, f"{count} items", field.meaning
         shown = value if every else value[:ITEMS]
         for i, item in enumerate(shown):
             raw = octets[i * field.width:(i + 1) * field.width]
@@ -110,12 +112,15 @@ def _field(field: Field, at: int, octets: bytes, value: Any, record: Record,
                 f"{part.name} {_number(part, item[part.name])}" for part in field.items)
             yield (str(at + i * field.width), raw.hex(" ") if len(raw) <= WIDTH[U64] else "",
                    f"  [{i}]", text, "")
-        if len(shown) < len(value):
-            yield "", "", f"  … {len(value) - len(shown)} more", "", ""
+        if len(shown) < count:
+            yield "", "", f"  … {count - len(shown)} more", "", ""
     elif field.type == STRINGS:
-        yield str(at), "", field.name, f"{len(value) // 2} pairs", field.meaning
+        count = octets.count(0) // 2
+        yield str(at), "", field.name, f"{count} pairs", field.meaning
         for i in range(0, len(value), 2):
             yield "", "", "", " = ".join(_text(part) for part in value[i:i + 2]), ""
+        if len(value) // 2 < count:
+            yield "", "", f"  … {count - len(value) // 2} more", "", ""
     elif field.type == TEXT:
         shown = _text(value if every else value[:2 * _HEX]) + ("…" if len(value) > 2 * _HEX and not every
                                                               else "")

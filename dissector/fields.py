@@ -118,7 +118,7 @@ def words(structure: Structure, octets: bytes, order: str, count: int) -> np.nda
             at, width = place(structure, field.name)
             here = min(count, max(0, (len(octets) - at) // width))
             kind = np.dtype(f"{'>' if order == BIG_ENDIAN else '<'}u{width}")
-            return np.frombuffer(octets, kind, here, at)
+            return np.frombuffer(octets[at:at + here * width], kind)
     return None
 
 
@@ -163,7 +163,7 @@ def without_content(structure: Structure, body_length: int) -> bool:
 def reserved_set(structure: Structure, octets: bytes, order: str, count: int | None) -> list[str]:
     """Names of the reserved fields and groups of bits that are not zero."""
     found = []
-    for field, _, width, value in parts(structure, octets, order, arrays=False):
+    for field, _, width, value in parts(structure, octets, order, items=0):
         if field.type in WIDTH:
             if field.reserved and value:
                 found.append(field.name)
@@ -186,7 +186,7 @@ def illegal(structure: Structure, octets: bytes, order: str, count: int | None,
     judged with the length (`expected_body`)."""
     counts = {field.count for field in structure.fields}
     found = []
-    for field, at, width, value in parts(structure, octets, order, arrays=False):
+    for field, at, width, value in parts(structure, octets, order, items=0):
         if field.type in WIDTH and field.legal and not field.reserved and field.name not in counts:
             if value not in field.legal:
                 found.append(f"{field.name} is {_shown(field, value)}")
@@ -195,8 +195,8 @@ def illegal(structure: Structure, octets: bytes, order: str, count: int | None,
         elif field.type == STRINGS and len(octets) >= HEADER_SIZE + (body_length or 0):
             if width and octets[at + width - 1]:
                 found.append(f"{field.name} do not end in a NUL")
-            elif len(value) % 2:
-                found.append(f"{field.name} are {len(value)} strings, a key without a value")
+            elif (strings := octets.count(0, at, at + width)) % 2:
+                found.append(f"{field.name} are {strings} strings, a key without a value")
     return found
 
 
@@ -243,12 +243,12 @@ def keeps(structure: Structure) -> str:
 
 
 def parts(structure: Structure, octets: bytes, order: str, *,
-          arrays: bool = True) -> Iterator[tuple[Field, int, int, Any]]:
+          items: int | None = None) -> Iterator[tuple[Field, int, int, Any]]:
     """Every field that the octets hold: (field, position, octets, value).
 
     Integers as int, fixed and variable texts as bytes, arrays as a list (of int, or of a dict for
-    an item with several fields; empty if `arrays` are not wanted), strings as a list of bytes, page
-    contents and blobs as bytes.
+    an item with several fields), strings as a list of bytes, page contents and blobs as bytes.  Of
+    arrays and strings at most `items`, None: all.
     """
     values: dict[str, Any] = {}
     at, end = start(structure), len(octets)
@@ -265,10 +265,11 @@ def parts(structure: Structure, octets: bytes, order: str, *,
             width = field.width
             count = (end - at) // width if field.count == REST else values.get(field.count, 0)
             count = min(count, (end - at) // width)
-            value = [_item(field, octets, at + i * width, order) for i in range(count if arrays else 0)]
+            shown = count if items is None else min(count, items)
+            value = [_item(field, octets, at + i * width, order) for i in range(shown)]
             at += count * width
         elif field.type == STRINGS:
-            value = octets[at:end].split(b"\0")[:-1]
+            value = octets[at:end].split(b"\0", -1 if items is None else items)[:-1]
             at = end
         elif field.type == TEXT:
             size = values.get(field.size, 0) if isinstance(field.size, str) else field.size

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
@@ -65,6 +67,8 @@ RULES = {rule.name: rule for rule in (
     Rule("found_place", NOTE, "capture", "reading begins, or goes on, at a landmark inside the "
          "stream; what lies before it, back to the lost place or to the start of the capture, is "
          "not read"),
+    Rule("hole_given_up", WARNING, "capture", "so much waits behind a hole that it is given up, "
+         "although it might still be filled"),
     Rule("clock_back", NOTE, "capture", "the capture's clock steps back"),
     Rule("capture_drops", WARNING, "capture", "the capturing program dropped packets"),
     Rule("damaged_file", WARNING, "capture", "the capture file ends early or is damaged"),
@@ -77,11 +81,21 @@ RULES = {rule.name: rule for rule in (
     Rule("opaque_tunnel", WARNING, "capture", "packets inside an encapsulation that is not opened "
          "(ESP, MPLS, PPPoE, Geneve, GTP) and could hide a stream; capture inside of it"),
     Rule("unknown_link", WARNING, "capture", "frames of a link type that is not understood"),
+    Rule("more_findings", NOTE, "capture", "a rule is broken so often in a connection that only the "
+         "first breaches are listed"),
+    Rule("too_many_connections", WARNING, "capture", "more connections than are followed at once; "
+         "connections were left that might carry a stream"),
+    Rule("unacknowledged", NOTE, "capture", "more records than are remembered wait for an ACK (a "
+         "capture of one direction?); when they were acknowledged is not known"),
     Rule("stale_segments", NOTE, "capture", "segments whose sequence numbers are far outside the "
          "stream (of an earlier connection?)"),
     Rule("phases_out_of_order", WARNING, "analysis", "boundaries of a checkpoint's phases passed "
          "the capture point out of order"),
 )}
+
+
+PER_RULE = 1000
+"""Findings of one rule and connection that are kept; the rest are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,3 +124,26 @@ class Finding:
         """Whether a host breached the protocol; else it is about the capture, or worth knowing."""
         rule = RULES[self.rule]
         return rule.severity != NOTE and rule.section not in ("capture", "analysis")
+
+
+class Findings(list[Finding]):
+    """Findings of a capture, the first `PER_RULE` of each rule and connection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._counts: Counter[tuple[str, int]] = Counter()
+
+    def add(self, found: Iterable[Finding]) -> None:
+        """Take these, or count them."""
+        for finding in found:
+            key = finding.rule, finding.connection
+            self._counts[key] += 1
+            if self._counts[key] <= PER_RULE:
+                self.append(finding)
+
+    def say_what_was_left_out(self) -> None:
+        """A finding for each rule that was broken more often than is listed."""
+        for (rule, connection), count in self._counts.items():
+            if count > PER_RULE:
+                self.append(Finding("more_findings", f"{count - PER_RULE} more findings of the rule "
+                                    f"{rule} are not listed", connection))

@@ -21,7 +21,12 @@ BLOCK = 8 << 20
 ROWS = 1 << 16
 """Packets handed on at a time."""
 PACKET_MAX = 1 << 20
-"""Longer "packets" are damage: Wireshark's own limit for the link types read here is 256 KiB."""
+"""Longer "packets" are damage: Wireshark's own limit for the link types read here is 256 KiB.  A
+length on the wire beyond it is a lie, too: what was captured counts."""
+INTERFACES_MAX = 1 << 16
+"""Interfaces of one section."""
+TIME_MAX = (1 << 32) * 1_000_000_000
+"""Stamps, in ns since the epoch, lie below: what a pcap can hold.  Others are taken for unknown."""
 
 _PCAP_MAGICS = {
     b"\xd4\xc3\xb2\xa1": ("<", 1000), b"\xa1\xb2\xc3\xd4": (">", 1000),
@@ -74,9 +79,8 @@ def _u32(data, p, big):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _hop_pcap(data, at, end, big, scale, link, out):  # type: ignore[no-untyped-def]
-    """Rows of the packets in data[at:end]; returns (rows, next position, why)."""
-    n = 0
+def _hop_pcap(data, at, end, big, scale, link, out, n):  # type: ignore[no-untyped-def]
+    """Add the packets in data[at:end] to the `n` rows there; returns (rows, next position, why)."""
     while at + 16 <= end:
         if n == out.shape[1]:
             return n, at, _FULL
@@ -89,8 +93,9 @@ def _hop_pcap(data, at, end, big, scale, link, out):  # type: ignore[no-untyped-
             break
         out[0, n] = at + 16
         out[1, n] = captured
-        out[2, n] = max(wire, captured)
-        out[3, n] = _u32(data, at, big) * 1_000_000_000 + fraction * scale
+        out[2, n] = max(wire, captured) if wire <= PACKET_MAX else captured
+        time = _u32(data, at, big) * 1_000_000_000 + fraction * scale
+        out[3, n] = time if time < TIME_MAX else 0
         out[4, n] = link
         n += 1
         at += 16 + captured
@@ -99,13 +104,16 @@ def _hop_pcap(data, at, end, big, scale, link, out):  # type: ignore[no-untyped-
 
 @compiled
 def _nanoseconds(stamp, kind, factor):  # type: ignore[no-untyped-def]
-    """ns since the epoch of a stamp in an interface's units; unsigned, as stamps are."""
-    billion = np.uint64(1_000_000_000)
+    """ns since the epoch of a stamp in an interface's units; unsigned, as stamps are.  `TIME_MAX`
+    for what lies behind it."""
+    billion, limit = np.uint64(1_000_000_000), np.uint64(TIME_MAX)
     if kind == _MULTIPLY:
-        return np.int64(stamp * factor)
+        return np.int64(stamp * factor if stamp < limit // factor else limit)
     if kind == _DIVIDE:
-        return np.int64(stamp // factor)
+        return np.int64(min(stamp // factor, limit))
     whole = stamp >> factor
+    if whole >= limit // billion:
+        return np.int64(limit)
     part = stamp - (whole << factor)
     # 2**33 parts of a second are finer than a nanosecond, and times a billion still fit.
     spare = factor - np.uint64(33) if factor > np.uint64(33) else np.uint64(0)
@@ -113,9 +121,8 @@ def _nanoseconds(stamp, kind, factor):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _hop_pcapng(data, at, end, big, interfaces, out):  # type: ignore[no-untyped-def]
+def _hop_pcapng(data, at, end, big, interfaces, out, n):  # type: ignore[no-untyped-def]
     """The same for pcapng; comes back (_SPECIAL) at blocks that change what later ones mean."""
-    n = 0
     while at + 12 <= end:
         if n == out.shape[1]:
             return n, at, _FULL
@@ -157,10 +164,12 @@ def _hop_pcapng(data, at, end, big, interfaces, out):  # type: ignore[no-untyped
                 if stamp:
                     time = _nanoseconds(stamp, interfaces[interface, _KIND],
                                         np.uint64(interfaces[interface, _FACTOR]))
-                    out[3, n] = time + interfaces[interface, _OFFSET]
+                    time += interfaces[interface, _OFFSET]
+                    if 0 < time < TIME_MAX:
+                        out[3, n] = time
             out[0, n] = at + head
             out[1, n] = captured
-            out[2, n] = max(wire, captured)
+            out[2, n] = max(wire, captured) if wire <= PACKET_MAX else captured
             n += 1
         elif kind in _NO_PACKETS:
             out[0, n], out[1, n], out[2, n], out[3, n], out[4, n] = at + 8, 0, 0, 0, NO_PACKET
@@ -185,21 +194,23 @@ class Container:
         self._big = False
         self._scale = 1
         self._link = NO_LINK
-        self._interfaces: list[list[int]] = []
-        self._table = np.zeros((0, 5), np.int64)
-        self._sections = 0
-        self._dropped: dict[tuple[int, int, int], int] = {}
+        self._table = np.zeros((16, 5), np.int64)
+        self._interfaces = 0
+        """Rows of the table that are filled."""
+        self._dropped: dict[tuple[int, int], int] = {}
+        self._dropped_before = 0
+        """In earlier sections."""
 
     @property
     def drops(self) -> int:
         """Packets that the capturing program says it lost."""
-        return sum(self._dropped.values())
+        return self._dropped_before + sum(self._dropped.values())
 
     def snapshot(self) -> Container:
         """A copy that can read on from the same place in the same file."""
+        # The table is shared: it only grows, and both copies write the same rows into it.
         twin = copy.copy(self)
-        twin._interfaces = list(self._interfaces)
-        twin._dropped = dict(self._dropped)
+        twin._dropped = {}
         return twin
 
     def take(self, data: np.ndarray, at: int, end: int) -> tuple[Packets, int]:
@@ -208,20 +219,20 @@ class Container:
         rows = 0
         if not self.kind:
             at = self._open(data, at, end)
-        while self.kind and not self.fault and rows == 0:
+        while self.kind and not self.fault:
             if self.kind == "pcap":
-                rows, at, why = _hop_pcap(data, at, end, self._big, self._scale, self._link, out)
+                rows, at, why = _hop_pcap(data, at, end, self._big, self._scale, self._link, out, rows)
             else:
-                rows, at, why = _hop_pcapng(data, at, end, self._big, self._table, out)
+                rows, at, why = _hop_pcapng(data, at, end, self._big, self._table[:self._interfaces],
+                                            out, rows)
             if why == _DAMAGED:
                 self.fault = f"no packet stands at octet {{offset}} behind packet {self.packets + rows}"
             if why != _SPECIAL:
                 break
-            if rows == 0:
-                moved = self._special(data, at, end)
-                if moved == at:
-                    break
-                at = moved
+            moved = self._special(data, at, end)
+            if moved == at:
+                break
+            at = moved
         self.packets += rows
         position, captured, wire, time, link = out[:, :rows]
         return Packets(data, position, captured, wire, time, link), at
@@ -252,9 +263,8 @@ class Container:
             else:
                 self.fault = "the section at octet {offset} has no byte-order magic"
                 return at
-            self._interfaces = []
-            self._sections += 1
-            self._table = np.zeros((0, 5), np.int64)
+            self._table, self._interfaces = np.zeros((16, 5), np.int64), 0
+            self._dropped_before, self._dropped = self.drops, {}
         order = ">" if self._big else "<"
         kind, length = struct.unpack_from(order + "II", head)
         if length < 12 or length % 4:
@@ -270,15 +280,19 @@ class Container:
             return at
         body = data[at + 8:at + length - 4].tobytes()
         if kind == _IDB and len(body) >= 8:
-            self._interfaces.append(self._interface(order, body))
-            self._table = np.array(self._interfaces, np.int64)
+            if self._interfaces == INTERFACES_MAX:
+                self.fault = f"there are more than {INTERFACES_MAX} interfaces at octet {{offset}}"
+                return at
+            if self._interfaces == len(self._table):
+                self._table = np.concatenate((self._table, np.zeros_like(self._table)))
+            self._table[self._interfaces] = self._interface(order, body)
+            self._interfaces += 1
         elif kind == _ISB and len(body) >= 12:
             interface = struct.unpack_from(order + "I", body)[0]
             for code, value in self._options(order, body[12:]):
                 # isb_ifdrop and isb_osdrop count since the start of the capture.
-                if code in (5, 7) and len(value) == 8:
-                    key = (self._sections, interface, code)
-                    self._dropped[key] = struct.unpack(order + "Q", value)[0]
+                if code in (5, 7) and len(value) == 8 and interface < self._interfaces:
+                    self._dropped[interface, code] = struct.unpack(order + "Q", value)[0]
         return at + length
 
     @staticmethod
@@ -305,7 +319,8 @@ class Container:
                     kind, factor = _DIVIDE, 10 ** min(exponent - 9, 18)
             elif code == 14 and len(value) == 8:
                 offset = struct.unpack(order + "q", value)[0]
-        return [link, kind, factor, offset * 1_000_000_000, snaplen]
+        limit = TIME_MAX // 1_000_000_000
+        return [link, kind, factor, max(-limit, min(offset, limit)) * 1_000_000_000, snaplen]
 
 
 def describe(head: bytes) -> str:
@@ -357,7 +372,8 @@ class Reader:
                 if not moved or container.fault:
                     break
             self.position += at
-            buffer[:have - at] = buffer[at:have].copy()
+            if at:
+                buffer[:have - at] = buffer[at:have].copy()
             have, at = have - at, 0
             if container.fault:
                 break
@@ -373,5 +389,7 @@ class Reader:
             container.fault = container.fault.format(offset=self.position)
         elif self.source.fault:
             container.fault = self.source.fault
+        elif container.skip:
+            container.fault = f"the file ends inside a block ({container.skip} octets of it are missing)"
         elif left:
             container.fault = f"the file ends inside a packet ({left} octets of it are there)"

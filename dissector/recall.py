@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dissector.fields import padded
 from dissector.packets import Reader
-from dissector.record import Record
+from dissector.protocol import BODY_LENGTH_MAX
+from dissector.record import COMPLETE, Record
 from dissector.segments import (
     CAPTURED,
     FLAGS,
@@ -29,14 +31,20 @@ if TYPE_CHECKING:
     from dissector.engine import Engine
 
 
+READ_MAX = padded(BODY_LENGTH_MAX)
+"""Octets of a record that are read again: as many as the protocol allows."""
+
+
 def read_octets(engine: Engine, record: Record) -> bytes | None:
     """Every octet of a record as it stood on the wire.
 
-    None if they cannot be had: the source is a pipe, or the capture lacks some of them.
+    None if they cannot be had: the source is a pipe, the capture lacks some of them, or they are
+    more than `READ_MAX`.
     """
     if not record.octets_missing and not record.shifted:
         return record.octets
-    if not record.first_frame or record.length < 1:
+    # A length says nothing of what is there: no memory for octets that never came.
+    if not record.first_frame or record.length > READ_MAX or record.status != COMPLETE:
         return None
     octets = np.zeros(record.length, np.uint8)
     missing = np.ones(record.length, np.bool_)

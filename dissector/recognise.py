@@ -17,6 +17,9 @@ _PREFIXES = (
     (b"HTTP/", "HTTP"), (b"PUT ", "HTTP"), (b"HEAD ", "HTTP"), (b"PRI * HTTP/2", "HTTP/2"),
     (b"RFB 00", "VNC"), (b"NBDMAGIC", "NBD (disk replication?)"), (b"\x83\x74\x02\x67", "DRBD"),
 )
+KINDS = (NO_DATA, UNKNOWN, *dict.fromkeys((*ENCRYPTED, QEMU, QEMU_COLO, COLO_PROXY,
+                                            *(name for _, name in _PREFIXES))))
+"""Everything that `seems` may say."""
 
 
 def seems(prefixes: tuple[bytes, bytes]) -> str:

@@ -62,9 +62,12 @@ class Streams:
 
     The numbers are Wireshark's: a new one for each new pair of endpoints, and for a SYN whose
     sequence number is not the one that the pair's stream started with (port reuse).
+
+    `sparing`: of a stream that has carried no octet yet no rows are handed out; `opened` tells what
+    they said.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, sparing: bool = False) -> None:
         self.count = 0
         self.counters = np.zeros(COUNTERS, np.int64)
         self.first_packet = np.zeros(COUNTERS, np.int64)
@@ -77,6 +80,13 @@ class Streams:
         self.frames = np.zeros((1 << 11, 2), np.int64)
         self.octets = np.zeros((1 << 11, 2), np.int64)
         self._last_time = np.zeros(1, np.int64)
+        # flags that each side has sent in front of any octet: SYN, FIN
+        self._opening = np.zeros((1 << 11, 2), np.uint8)
+        self._sparing = sparing
+        self._heard = np.full(1 << 11, not sparing)
+        """Streams whose rows are handed out."""
+        # Who writes a capture must not be able to choose where its streams land in the table.
+        self._secret = np.random.default_rng().integers(1 << 64, size=10, dtype=np.uint64)
 
     def endpoint(self, stream: int, side: int) -> str:
         """ "address:port" of one end."""
@@ -87,6 +97,14 @@ class Streams:
             return f"[{ipaddress.IPv6Address(high << 64 | low)}]:{port}"
         return f"{ipaddress.IPv4Address(low)}:{port}"
 
+    def opened(self, stream: int, side: int) -> tuple[int, bool] | None:
+        """(sequence number of the first octet, whether a FIN stood in its place) of a side whose
+        SYN was left out; None: it sent none in front of the rows that were handed out."""
+        flags = int(self._opening[stream, side])
+        if not flags & SYN:
+            return None
+        return (int(self._base[stream, side]) + 1) & 0xFFFFFFFF, bool(flags & FIN)
+
     def scan(self, packets: Packets) -> Segments:
         """The segments in `packets`."""
         rows = np.empty((len(packets), COLUMNS), np.int64)
@@ -96,8 +114,8 @@ class Streams:
         while done < len(packets):
             done, filled, self.count = _scan(
                 packets.data, table, done, rows, filled, self.count, self._slots, self._keys,
-                self._base, self.ignored, self.frames, self.octets, self.counters,
-                self.first_packet, packets.first, self._last_time)
+                self._secret, self._base, self._opening, self._heard, self.ignored, self.frames,
+                self.octets, self.counters, self.first_packet, packets.first, self._last_time)
             if done < len(packets):
                 self._grow()
         return Segments(packets, rows[:filled], self)
@@ -105,19 +123,26 @@ class Streams:
     def _grow(self) -> None:
         self._keys = np.concatenate((self._keys, np.zeros_like(self._keys)))
         self._base = np.concatenate((self._base, np.full_like(self._base, -1)))
+        self._opening = np.concatenate((self._opening, np.zeros_like(self._opening)))
+        self._heard = np.concatenate((self._heard, np.full_like(self._heard, not self._sparing)))
         self.ignored = np.concatenate((self.ignored, np.zeros_like(self.ignored)))
         self.frames = np.concatenate((self.frames, np.zeros_like(self.frames)))
         self.octets = np.concatenate((self.octets, np.zeros_like(self.octets)))
         self._slots = np.full(2 * len(self._keys), _NO_STREAM, np.int32)
-        _fill_slots(self._slots, self._keys, self.count)
+        _fill_slots(self._slots, self._keys, self._secret, self.count)
 
 
 @compiled
-def _slot(slots, keys, a, b, c, d, e):  # type: ignore[no-untyped-def]
+def _half_sum(word, secret, at):  # type: ignore[no-untyped-def]
+    """One word's part in a multilinear hash."""
+    return (word & np.uint64(0xFFFFFFFF)) * secret[at] + (word >> np.uint64(32)) * secret[at + 1]
+
+
+@compiled
+def _slot(slots, keys, secret, a, b, c, d, e):  # type: ignore[no-untyped-def]
     """Where the stream with this key is, or would be, in `slots` (open addressing)."""
-    h = a * np.uint64(0x9E3779B97F4A7C15) ^ b * np.uint64(0xC2B2AE3D27D4EB4F)
-    h ^= c * np.uint64(0x165667B19E3779F9) ^ d * np.uint64(0xD6E8FEB86659FD93) ^ e
-    h *= np.uint64(0xFF51AFD7ED558CCD)
+    h = (_half_sum(a, secret, 0) + _half_sum(b, secret, 2) + _half_sum(c, secret, 4)
+         + _half_sum(d, secret, 6) + _half_sum(e, secret, 8))
     mask = np.uint64(len(slots) - 1)
     i = (h >> np.uint64(32)) & mask
     while slots[i] >= 0:
@@ -129,11 +154,11 @@ def _slot(slots, keys, a, b, c, d, e):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _fill_slots(slots, keys, count):  # type: ignore[no-untyped-def]
+def _fill_slots(slots, keys, secret, count):  # type: ignore[no-untyped-def]
     # In order, so that of streams with one key (port reuse) the latest is found.
     for stream in range(count):
         k = keys[stream]
-        slots[_slot(slots, keys, k[0], k[1], k[2], k[3], k[4])] = stream
+        slots[_slot(slots, keys, secret, k[0], k[1], k[2], k[3], k[4])] = stream
 
 
 @compiled
@@ -284,8 +309,8 @@ def _find_tcp(data, link, p, end, wire_end):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _scan(data, table, done, rows, filled, streams, slots, keys, base, ignored,  # type: ignore[no-untyped-def]
-          frames, octets, counters, first, first_packet, last_time):
+def _scan(data, table, done, rows, filled, streams, slots, keys, secret,  # type: ignore[no-untyped-def]
+          base, opening, heard, ignored, frames, octets, counters, first, first_packet, last_time):
     """Fill `rows` from packet `done` on; stops early when the stream tables are full."""
     for i in range(done, table.shape[1]):
         if streams == len(keys):
@@ -319,7 +344,7 @@ def _scan(data, table, done, rows, filled, streams, slots, keys, base, ignored, 
             source_low, target_low = target_low, source_low
             source_port, target_port = target_port, source_port
         ports = family | source_port << np.uint64(16) | target_port
-        slot = _slot(slots, keys, source_high, source_low, target_high, target_low, ports)
+        slot = _slot(slots, keys, secret, source_high, source_low, target_high, target_low, ports)
         sequence = np.int64(_be(data, p + 4, 4))
         acknowledgement = np.int64(_be(data, p + 8, 4))
         flags = np.int64(data[p + 13])
@@ -345,6 +370,23 @@ def _scan(data, table, done, rows, filled, streams, slots, keys, base, ignored, 
         octets[stream, side] += length
         if ignored[stream]:
             continue
+        if not heard[stream]:
+            # Until there are octets, or an ACK of some, two bits tell it all: a port scan is a
+            # stream for each packet.
+            mine, theirs = opening[stream, side], opening[stream, 1 - side]
+            if flags & SYN:
+                mine |= SYN
+            says = length > 0
+            if flags & (SYN | FIN):  # in its place, in front of the first octet?
+                first_octet = sequence + (1 if flags & SYN else 0)
+                says |= (first_octet - base[stream, side] - 1) & 0xFFFFFFFF != 0
+            if flags & ACK and theirs & SYN:
+                covers = (acknowledgement - base[stream, 1 - side] - 1) & 0xFFFFFFFF
+                says |= covers > (1 if theirs & FIN else 0)
+            if not says:
+                opening[stream, side] = mine | (FIN if flags & FIN and mine & SYN else 0)
+                continue
+            heard[stream] = True
         row = rows[filled]
         row[STREAM], row[SIDE], row[SEQUENCE], row[ACKNOWLEDGEMENT] = (stream, side, sequence,
                                                                       acknowledgement)

@@ -17,7 +17,13 @@ GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 STDIN = "-"
-_CHUNK = 1 << 18
+WINDOW_LOG = 27
+"""Memory that a zstd file may ask for is 2 to this power, as zstd itself has it: a few octets are
+enough to ask for 2 GiB."""
+_CHUNK = 1 << 15
+"""Compressed octets read at a time."""
+_PIECE = 1 << 17
+"""Octets decompressed at a time, a zstd block: what a fault can take with it."""
 
 
 class SourceError(CannotDo):
@@ -43,13 +49,23 @@ class _Peeked(io.RawIOBase):
 
 
 class _GzipMember:
-    """zlib's decompressor with the manners of Python's other ones (bz2, lzma, zstd)."""
+    """zlib's decompressor with the manners of Python's other ones (bz2, lzma, zstd); hands out
+    every octet in front of a fault."""
 
     def __init__(self) -> None:
         self._zlib = zlib.decompressobj(wbits=31)
 
     def decompress(self, octets: bytes, max_length: int) -> bytes:
-        return self._zlib.decompress(self._zlib.unconsumed_tail + octets, max_length)
+        octets = self._zlib.unconsumed_tail + octets
+        while True:
+            before = self._zlib.copy()
+            try:
+                return self._zlib.decompress(octets, max_length)
+            except zlib.error:
+                # What it had decompressed is lost with it: again, up to the fault.
+                if max_length == 1:
+                    raise
+                self._zlib, max_length = before, max_length // 2
 
     @property
     def needs_input(self) -> bool:
@@ -67,31 +83,44 @@ class _GzipMember:
 class _Decompressed(io.RawIOBase):
     """Decompresses members one behind the other.
 
-    Unlike the file objects of the libraries it hands out everything in front of a fault before it
-    raises, and raises at an early end.
+    Unlike the file objects of the libraries it hands out what stands in front of a fault before it
+    raises, and raises at an early end.  It gives all that the octets read so far hold: a file of
+    many tiny members comes in no smaller pieces than another.
     """
 
     def __init__(self, raw: io.RawIOBase, member: Callable[[], Any]) -> None:
         self._raw, self._new, self._member = raw, member, member()
+        self._error: Exception | None = None
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]
-        while True:
-            octets = b""
-            if self._member.eof:
-                octets = self._member.unused_data or self._raw.read(_CHUNK) or b""
-                if not octets:
-                    return 0
-                self._member = self._new()
-            elif self._member.needs_input:
+        if self._error:
+            raise self._error
+        filled = 0
+        while filled < len(buffer):
+            octets = self._member.unused_data if self._member.eof else b""
+            if not octets and (self._member.eof or self._member.needs_input):
+                if filled:
+                    break
                 octets = self._raw.read(_CHUNK) or b""
-                if not octets:
+                if not octets and not self._member.eof:
                     raise EOFError("it ends early")
-            if out := self._member.decompress(octets, len(buffer)):
-                buffer[:len(out)] = out
-                return len(out)
+                if not octets:
+                    break
+            if self._member.eof:
+                self._member = self._new()
+            try:
+                out = self._member.decompress(octets, min(len(buffer) - filled, _PIECE))
+            except Exception as error:
+                self._error = error
+                if not filled:
+                    raise
+                break
+            buffer[filled:filled + len(out)] = out
+            filled += len(out)
+        return filled
 
 
 def _zstd() -> Any:
@@ -147,9 +176,8 @@ class Source:
             zstd = _zstd()
             self.compression = "zstd"
             self._errors = (*self._errors, zstd.ZstdError)
-            # `zstd --long=31` is used for large captures.
-            wide = {zstd.DecompressionParameter.window_log_max: 31}
-            self._octets = _Decompressed(octets, lambda: zstd.ZstdDecompressor(options=wide))
+            narrow = {zstd.DecompressionParameter.window_log_max: WINDOW_LOG}
+            self._octets = _Decompressed(octets, lambda: zstd.ZstdDecompressor(options=narrow))
 
     def peek(self, count: int) -> bytes:
         """The next `count` octets, which stay; fewer if there are no more."""
@@ -171,6 +199,9 @@ class Source:
             n = self._octets.readinto(buffer) or 0
         except self._errors as error:
             self.fault = f"the {self.compression or 'input'} data is damaged ({error})"
+            if "too much memory" in str(error):
+                self.fault = (f"the zstd data needs more than {1 << WINDOW_LOG - 20} MiB of memory; "
+                              "decompress it with `zstd -d --long=31`, or pipe that in")
             return 0
         if self._on_progress and self.seekable:
             here = self._raw.tell()

@@ -38,10 +38,20 @@ PATIENCE = 3 * GRACE
 HELD_OCTETS = 32 << 20
 """Octets that may wait behind a hole (a large window on a fast link); more, and the hole is given up
 although it might still be filled.  Bounds memory."""
-HELD_ROWS = 1 << 15
+HELD_ROWS = 1 << 14
+"""Ranges that may wait: putting one among them takes time with their number."""
+ACKS_MAX = 1 << 16
+"""ACKs of octets not seen yet that are remembered; of more, every second is forgotten."""
 START_OCTETS = 64 << 10
 """Without a SYN the first octets may have come out of order: so many are looked at before the
 lowest is taken for the start."""
+
+WINDOW = 64 << 20
+"""Octets beyond the highest one seen at which the next may be: more than the windows in use.  What
+is farther away is of an earlier connection on the same ports ..."""
+JUMP = 3
+""" ... unless so many segments follow each other there and none comes here: the capture has lost
+that much."""
 
 # columns of a range
 (OFFSET, SIZE, GIVEN, PLACE, FRAME, TIME, HOLE) = range(7)
@@ -51,8 +61,9 @@ RANGE_COLUMNS = 7
 
 # state of one direction
 (_ORIGIN, _NEXT, _HIGH, _STATE, _HELD, _HELD_OCTETS, _ACKED, _ACKS, _OUT, _END, _STALE,
- _REPEATED) = range(12)
+ _REPEATED, _CROWDED, _FAR, _FAR_COUNT) = range(15)
 _UNKNOWN, _WAITING, _RUNNING = range(3)
+_NOWHERE = -(1 << 62)
 
 _NO_ROWS = np.zeros((0, COLUMNS), np.int64)
 _NO_TIMES = np.zeros(0, np.int64)
@@ -110,7 +121,9 @@ class Stream:
     """One TCP connection being put in order."""
 
     def __init__(self) -> None:
-        self._state = np.zeros((2, 12), np.int64)
+        self.limit = HELD_OCTETS
+        """Octets that may wait behind a hole."""
+        self._state = np.zeros((2, 15), np.int64)
         self._state[:, _END] = -1
         self._state[:, _ACKED] = -(1 << 62)
         self._held = np.zeros((2, 0, RANGE_COLUMNS), np.int64)
@@ -127,6 +140,14 @@ class Stream:
     def finish(self) -> tuple[Run, Run]:
         """Nothing more will come: give up every hole."""
         return self._advance(_NO_ROWS, _NO_TIMES, 0, _NO_OCTETS, True)
+
+    def open(self, side: int, sequence: int, ended: bool) -> None:
+        """The SYN of a side was seen: its first octet has this sequence number; `ended`: so has its
+        FIN.  Only in front of the first `feed`."""
+        state = self._state[side]
+        state[_ORIGIN], state[_NEXT], state[_STATE] = sequence, 0, _RUNNING
+        state[_END] = 0 if ended else -1
+        self.syn[side] = True
 
     def start(self, side: int) -> tuple[Run, Run]:
         """The octets held at the start of a stream without SYN are its start: wait no longer."""
@@ -169,6 +190,15 @@ class Stream:
         """(segments that fit nowhere near the stream, repeated octets)."""
         return int(self._state[side, _STALE]), int(self._state[side, _REPEATED])
 
+    def crowded(self, side: int) -> int:
+        """Holes that were given up early because too much waited behind them."""
+        return int(self._state[side, _CROWDED])
+
+    @property
+    def held_octets(self) -> int:
+        """Octets that wait, of both directions."""
+        return sum(len(kept) for kept in self._kept)
+
     def _advance(self, rows: np.ndarray, times: np.ndarray, first: int, data: np.ndarray,
                  final: bool) -> tuple[Run, Run]:
         # A segment fills gaps between held ranges, and leaves at most one gap more than it found.
@@ -185,7 +215,7 @@ class Stream:
                 mine = rows[:, SIDE] == side
                 self.syn[side] |= bool((rows[mine, FLAGS] & SYN).any())
         self.reset |= bool(flags & RST)
-        _assemble(rows, times, first, self._state, held, acks, out, final)
+        _assemble(rows, times, first, self._state, held, acks, out, final, self.limit)
         runs = tuple(Run(out[side, :self._state[side, _OUT]],
                          acks[side, :self._state[side, _ACKS]].copy(), data, self._kept[side])
                      for side in (0, 1))
@@ -206,14 +236,17 @@ class Stream:
                 place += int(row[GIVEN])
             self._kept[side] = np.concatenate(pieces) if pieces else np.zeros(0, np.uint8)
             useful = acks[side, :state[_ACKS]]
-            useful = useful[useful[:, COVERS] > state[_NEXT]]
+            if state[_STATE] != _WAITING:  # lower octets than those seen may be the start
+                useful = useful[useful[:, COVERS] > state[_NEXT]]
+            if len(useful) > ACKS_MAX:
+                useful = useful[1::2]
             acks[side, :len(useful)] = useful
             state[_ACKS] = len(useful)
         self._acks = acks[:, :int(self._state[:, _ACKS].max())].copy()
 
 
 @compiled
-def _assemble(rows, times, first, state, held, acks, out, final):  # type: ignore[no-untyped-def]
+def _assemble(rows, times, first, state, held, acks, out, final, limit):  # type: ignore[no-untyped-def]
     """Run the segments of one connection through both directions' states, in capture order."""
     for s in range(2):
         state[s, _OUT] = 0
@@ -232,14 +265,14 @@ def _assemble(rows, times, first, state, held, acks, out, final):  # type: ignor
             mine[_ORIGIN], mine[_STATE] = sequence, _WAITING
         if flags & ACK and theirs[_STATE] != _UNKNOWN:
             covers = _unwrap(theirs, row[ACKNOWLEDGEMENT])
-            if theirs[_ACKED] < covers < theirs[_HIGH] + (1 << 30):
+            if theirs[_ACKED] < covers < max(theirs[_HIGH], theirs[_ACKED]) + WINDOW:
                 n = theirs[_ACKS]
                 acks[1 - side, n, COVERS] = covers
                 acks[1 - side, n, ACK_FRAME], acks[1 - side, n, ACK_TIME] = frame, time
                 theirs[_ACKS], theirs[_ACKED] = n + 1, covers
         if length:
-            offset = _unwrap(mine, sequence)
-            if abs(offset - mine[_HIGH]) >= 1 << 30:
+            offset = _place(mine, sequence, length)
+            if offset == _NOWHERE:
                 mine[_STALE] += 1
             elif mine[_STATE] == _RUNNING and mine[_HELD] == 0 and offset == mine[_NEXT]:
                 _emit(mine, out[side], offset, length, captured, row[POSITION], frame, time, 0)
@@ -251,10 +284,10 @@ def _assemble(rows, times, first, state, held, acks, out, final):  # type: ignor
             mine[_END] = _unwrap(mine, sequence) + length
         for s in range(2):
             if state[s, _HELD]:
-                _give_up(state[s], held[s], acks[s], out[s], time, False)
+                _give_up(state[s], held[s], acks[s], out[s], time, False, limit)
     if final:
         for s in range(2):
-            _give_up(state[s], held[s], acks[s], out[s], 0, True)
+            _give_up(state[s], held[s], acks[s], out[s], 0, True, limit)
             # What was acknowledged and never seen at all is a hole at the end.
             end = state[s, _ACKED]
             if 0 <= state[s, _END] < end:
@@ -275,15 +308,40 @@ def _unwrap(mine, number):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def _place(mine, sequence, length):  # type: ignore[no-untyped-def]
+    """Stream offset of a segment with octets; `_NOWHERE` if it is too far from all others."""
+    offset = _unwrap(mine, sequence)
+    if -(1 << 30) < offset - mine[_HIGH] < WINDOW:
+        mine[_FAR_COUNT] = 0
+        return offset
+    mine[_FAR_COUNT] = mine[_FAR_COUNT] + 1 if mine[_FAR_COUNT] and sequence == mine[_FAR] else 1
+    mine[_FAR] = (sequence + length) & 0xFFFFFFFF
+    if mine[_FAR_COUNT] < JUMP or mine[_STATE] != _RUNNING:
+        return np.int64(_NOWHERE)
+    if offset < mine[_HIGH]:
+        offset += 1 << 32
+    mine[_HIGH], mine[_FAR_COUNT] = offset, 0
+    return offset
+
+
+@compiled
 def _set_origin(mine, held, sequence):  # type: ignore[no-untyped-def]
     """The SYN was seen: offset 0 is the octet behind it, also for octets that came before it."""
     shift = (mine[_ORIGIN] - sequence) & 0xFFFFFFFF
     if shift >= 1 << 31:
         shift -= 1 << 32
-    if mine[_STATE] == _WAITING:
-        for i in range(mine[_HELD]):
-            held[i, OFFSET] += shift
-        mine[_HIGH] += shift
+    kept = 0
+    for i in range(mine[_HELD]):
+        offset = held[i, OFFSET] + shift
+        if 0 <= offset < 1 << 30:
+            held[kept] = held[i]
+            held[kept, OFFSET] = offset
+            kept += 1
+        else:  # not of the connection that this SYN opens
+            mine[_HELD_OCTETS] -= held[i, SIZE]
+            mine[_STALE] += 1
+    mine[_HELD] = kept
+    mine[_HIGH] = held[kept - 1, OFFSET] + held[kept - 1, SIZE] if kept else 0
     mine[_ORIGIN], mine[_NEXT], mine[_STATE] = sequence, 0, _RUNNING
 
 
@@ -303,9 +361,15 @@ def _hold(mine, held, offset, length, captured, position, frame, time):  # type:
     if mine[_STATE] == _RUNNING and at < mine[_NEXT]:
         mine[_REPEATED] += min(end, mine[_NEXT]) - at
         at = mine[_NEXT]
-    i = mine[_HELD]
-    while i > 0 and held[i - 1, OFFSET] + held[i - 1, SIZE] > at:
-        i -= 1
+    i, behind = 0, mine[_HELD]
+    if behind and held[behind - 1, OFFSET] + held[behind - 1, SIZE] <= at:
+        i = behind  # as nearly always
+    while i < behind:
+        middle = (i + behind) // 2
+        if held[middle, OFFSET] + held[middle, SIZE] > at:
+            behind = middle
+        else:
+            i = middle + 1
     while at < end:
         n = mine[_HELD]
         if i < n and held[i, OFFSET] <= at:
@@ -332,18 +396,28 @@ def _hold(mine, held, offset, length, captured, position, frame, time):  # type:
 @compiled
 def _drain(mine, held, out):  # type: ignore[no-untyped-def]
     """Hand on what waits no longer."""
-    n, i = mine[_HELD], 0
-    if mine[_STATE] != _RUNNING:
-        return
-    while i < n and held[i, OFFSET] == mine[_NEXT]:
+    if mine[_STATE] == _RUNNING:
+        _forget(mine, held, _pass_on(mine, held, out, 0))
+
+
+@compiled
+def _pass_on(mine, held, out, i):  # type: ignore[no-untyped-def]
+    """Hand on held ranges from `i` to the next hole; where that is."""
+    while i < mine[_HELD] and held[i, OFFSET] == mine[_NEXT]:
         row = held[i]
         _emit(mine, out, row[OFFSET], row[SIZE], row[GIVEN], row[PLACE], row[FRAME], row[TIME], 0)
         mine[_HELD_OCTETS] -= row[SIZE]
         i += 1
-    if i:
-        for j in range(i, n):
-            held[j - i] = held[j]
-        mine[_HELD] = n - i
+    return i
+
+
+@compiled
+def _forget(mine, held, count):  # type: ignore[no-untyped-def]
+    """Close up behind the first ranges, which have been handed on."""
+    if count:
+        for j in range(count, mine[_HELD]):
+            held[j - count] = held[j]
+        mine[_HELD] -= count
 
 
 @compiled
@@ -368,19 +442,24 @@ def _emit_hole(mine, acks, out, end):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _give_up(mine, held, acks, out, now, final):  # type: ignore[no-untyped-def]
-    """Declare holes lost that have waited long enough, and hand on what waited behind them."""
-    while mine[_HELD]:
-        full = mine[_HELD_OCTETS] > HELD_OCTETS or mine[_HELD] > HELD_ROWS
+def _give_up(mine, held, acks, out, now, final, limit):  # type: ignore[no-untyped-def]
+    """Declare holes lost that have waited long enough, and hand on what waited behind them.  If too
+    much waits, half of it goes: one hole at a time would move all the others each time."""
+    crowded = mine[_HELD_OCTETS] > limit or mine[_HELD] > HELD_ROWS
+    i = 0
+    while i < mine[_HELD]:
+        full = crowded and (mine[_HELD_OCTETS] > limit // 2 or mine[_HELD] - i > HELD_ROWS // 2)
         if mine[_STATE] == _WAITING:
             if not (final or full or mine[_HELD_OCTETS] > START_OCTETS
-                    or now - held[0, TIME] > GRACE):
-                return
-            mine[_NEXT], mine[_STATE] = held[0, OFFSET], _RUNNING
+                    or now - held[i, TIME] > GRACE):
+                break
+            mine[_NEXT], mine[_STATE] = held[i, OFFSET], _RUNNING
         else:
-            i = _first_ack(mine, acks, held[0, OFFSET])
-            waited = now - acks[i, ACK_TIME] > GRACE if i >= 0 else now - held[0, TIME] > PATIENCE
+            ack = _first_ack(mine, acks, held[i, OFFSET])
+            waited = now - acks[ack, ACK_TIME] > GRACE if ack >= 0 else now - held[i, TIME] > PATIENCE
             if not (final or full or waited):
-                return
-            _emit_hole(mine, acks, out, held[0, OFFSET])
-        _drain(mine, held, out)
+                break
+            mine[_CROWDED] += not (final or waited)
+            _emit_hole(mine, acks, out, held[i, OFFSET])
+        i = _pass_on(mine, held, out, i)
+    _forget(mine, held, i)

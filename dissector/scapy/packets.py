@@ -116,7 +116,8 @@ def _array(structure: Structure, field: protocol.Field, order: str) -> Any:
     item = type(f"{class_name(structure, order)}{_camel(field.name)}", (_Item,), {
         "name": f"{structure.name} {field.name}", "__module__": __name__,
         "fields_desc": [_integer(part, order) for part in field.items]})
-    return PacketListField(field.name, [], item, count_from=count)
+    # Scapy refuses lists of more than conf.max_list_count (100); the octets bound these.
+    return PacketListField(field.name, [], item, count_from=count, max_count=protocol.BODY_LENGTH_MAX)
 
 
 class _Item(Packet):
@@ -147,7 +148,7 @@ class XenMigration(Packet):
             shape = Walk(direction_of(_pkt) or BACK).next(_pkt)
         except NotOurs:
             shape = None
-        return class_of(shape) if shape else conf.raw_layer
+        return class_of(shape).dispatch_hook(_pkt) if shape else conf.raw_layer
 
     @classmethod
     def tcp_reassemble(cls, data: bytes, metadata: dict[str, Any],
@@ -184,12 +185,13 @@ class _Structure(XenMigration):
 
     @classmethod
     def dispatch_hook(cls, _pkt: bytes | None = None, *args: Any, **kargs: Any) -> type[Packet]:
-        """Raw instead, if the octets do not reach to the end of the fixed fields."""
+        """Raw instead, if the octets, or what they say of their own length, do not reach to the end
+        of the fixed fields."""
         return conf.raw_layer if _pkt is not None and not cls._reaches(_pkt) else cls
 
     @classmethod
     def _reaches(cls, octets: bytes) -> bool:
-        return len(octets) >= cls.fixed
+        return len(octets) >= cls.fixed <= cls.size_of(octets)
 
     def do_dissect(self, s: bytes) -> bytes:
         size = self.size_of(s)
@@ -319,8 +321,8 @@ class _Record(_Structure):
         length = number(s[RECORD_HEADER[0].width:HEADER], self.order)
         body = HEADER + self.excess + length
         self._keep_surplus(Packet.do_dissect(self, s[:body]))
-        padding = s[body:size]
-        if padding != bytes(-length % ALIGNMENT):
+        padding, here = s[body:size], len(s[HEADER + self.excess:body])
+        if padding != bytes(-here % ALIGNMENT):  # what a build would add to a body that is cut short
             self.fields["padding"] = padding
         self.raw_packet_cache = s[:size]
         return s[size:]
