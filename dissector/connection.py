@@ -94,6 +94,10 @@ class Connection:
         return next((f.lost.frame for f in self._framers if f.lost and f.direction == direction),
                     None)
 
+    def undecided(self, direction: str) -> tuple[int, bytes]:
+        """(stream offset, octets) of a record that is too short in this direction to tell which it is."""
+        return next(((f.offset, f.undecided) for f in self._framers if f.direction == direction), (0, b""))
+
     def direction(self, side: int) -> str:
         """Direction of what this side sends."""
         return FORWARD if side == self.primary_side else BACK

@@ -48,9 +48,10 @@ class Packets:
     """Packets of one block: `data` (uint8) and a row for each packet.
 
     position (int64, into data), captured and wire (int64, octets), time (int64, ns since the
-    epoch, 0 unknown), link (int64, LINKTYPE_*).  `first` is the running number of the first row over all
-    files, from 1; `start` the octet of the file from which `container` can read these packets
-    again.  The data is valid only until the next block is read.
+    epoch, 0 unknown), link (int64, LINKTYPE_*), interface (int64, into `Container.interfaces`, -1
+    none).  `first` is the running number of the first row over all files, from 1; `start` the octet
+    of the file from which `container` can read these packets again.  The data is valid only until the
+    next block is read.
     """
 
     data: np.ndarray
@@ -59,6 +60,7 @@ class Packets:
     wire: np.ndarray
     time: np.ndarray
     link: np.ndarray
+    interface: np.ndarray
     first: int = 0
     start: int = 0
     container: Container | None = None
@@ -92,6 +94,7 @@ def _hop_pcap(data, at, end, big, scale, link, out):  # type: ignore[no-untyped-
         out[2, n] = max(wire, captured)
         out[3, n] = _u32(data, at, big) * 1_000_000_000 + fraction * scale
         out[4, n] = link
+        out[5, n] = 0
         n += 1
         at += 16 + captured
     return n, at, _MORE
@@ -113,8 +116,9 @@ def _nanoseconds(stamp, kind, factor):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _hop_pcapng(data, at, end, big, interfaces, out):  # type: ignore[no-untyped-def]
-    """The same for pcapng; comes back (_SPECIAL) at blocks that change what later ones mean."""
+def _hop_pcapng(data, at, end, big, interfaces, first, out):  # type: ignore[no-untyped-def]
+    """The same for pcapng, whose section describes `interfaces`, numbered from `first` on; comes back
+    (_SPECIAL) at blocks that change what later ones mean."""
     n = 0
     while at + 12 <= end:
         if n == out.shape[1]:
@@ -152,8 +156,10 @@ def _hop_pcapng(data, at, end, big, interfaces, out):  # type: ignore[no-untyped
                 return n, at, _DAMAGED
             out[4, n] = NO_LINK
             out[3, n] = 0
+            out[5, n] = -1
             if interface < len(interfaces):
                 out[4, n] = interfaces[interface, _LINK]
+                out[5, n] = first + interface
                 if stamp:
                     time = _nanoseconds(stamp, interfaces[interface, _KIND],
                                         np.uint64(interfaces[interface, _FACTOR]))
@@ -163,7 +169,8 @@ def _hop_pcapng(data, at, end, big, interfaces, out):  # type: ignore[no-untyped
             out[2, n] = max(wire, captured)
             n += 1
         elif kind in _NO_PACKETS:
-            out[0, n], out[1, n], out[2, n], out[3, n], out[4, n] = at + 8, 0, 0, 0, NO_PACKET
+            out[0, n], out[1, n], out[2, n], out[3, n] = at + 8, 0, 0, 0
+            out[4, n], out[5, n] = NO_PACKET, -1
             n += 1
         at += length
     return n, at, _MORE
@@ -182,6 +189,8 @@ class Container:
         self.fault: str | None = None
         self.packets = 0
         self.skip = 0
+        self.interfaces: list[tuple[int, int]] = []
+        """(link type, snap length) of each interface described so far, over all sections."""
         self._big = False
         self._scale = 1
         self._link = NO_LINK
@@ -199,12 +208,13 @@ class Container:
         """A copy that can read on from the same place in the same file."""
         twin = copy.copy(self)
         twin._interfaces = list(self._interfaces)
+        twin.interfaces = list(self.interfaces)
         twin._dropped = dict(self._dropped)
         return twin
 
     def take(self, data: np.ndarray, at: int, end: int) -> tuple[Packets, int]:
         """Packets of data[at:end], at most `ROWS`, and the position behind the last one."""
-        out = np.empty((5, ROWS), np.int64)
+        out = np.empty((6, ROWS), np.int64)
         rows = 0
         if not self.kind:
             at = self._open(data, at, end)
@@ -212,7 +222,8 @@ class Container:
             if self.kind == "pcap":
                 rows, at, why = _hop_pcap(data, at, end, self._big, self._scale, self._link, out)
             else:
-                rows, at, why = _hop_pcapng(data, at, end, self._big, self._table, out)
+                first = len(self.interfaces) - len(self._interfaces)
+                rows, at, why = _hop_pcapng(data, at, end, self._big, self._table, first, out)
             if why == _DAMAGED:
                 self.fault = f"no packet stands at octet {{offset}} behind packet {self.packets + rows}"
             if why != _SPECIAL:
@@ -223,8 +234,7 @@ class Container:
                     break
                 at = moved
         self.packets += rows
-        position, captured, wire, time, link = out[:, :rows]
-        return Packets(data, position, captured, wire, time, link), at
+        return Packets(data, *out[:, :rows]), at
 
     def _open(self, data: np.ndarray, at: int, end: int) -> int:
         if end - at < 24:
@@ -238,7 +248,9 @@ class Container:
             return at
         order, self._scale = _PCAP_MAGICS[head[:4]]
         self.kind, self._big = "pcap", order == ">"
-        self._link = struct.unpack_from(order + "I", head, 20)[0] & 0xFFFF
+        snaplen, link = struct.unpack_from(order + "II", head, 16)
+        self._link = link & 0xFFFF
+        self.interfaces.append((self._link, snaplen))
         return at + 24
 
     def _special(self, data: np.ndarray, at: int, end: int) -> int:
@@ -271,6 +283,7 @@ class Container:
         body = data[at + 8:at + length - 4].tobytes()
         if kind == _IDB and len(body) >= 8:
             self._interfaces.append(self._interface(order, body))
+            self.interfaces.append((self._interfaces[-1][_LINK], self._interfaces[-1][_SNAPLEN]))
             self._table = np.array(self._interfaces, np.int64)
         elif kind == _ISB and len(body) >= 12:
             interface = struct.unpack_from(order + "I", body)[0]
