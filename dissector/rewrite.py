@@ -184,19 +184,23 @@ def _apply(data, p, offset, size, ranges, low, high, counts):  # type: ignore[no
             continue
         upto = min(ranges[i, END], end)
         action, at, past = ranges[i, ACTION], p + here - offset, p + upto - offset
+        gone = upto - here if action == ZERO else 0
         if action == ZERO:
             _fill(data, at, past, 0)
         elif action == STAND_IN:
             for j in range(at, past):
                 if data[j]:
                     data[j] = FILL
+                    gone += 1
         elif action == FIRST_OF_8 or action == LAST_OF_8:
             stays = 0 if action == FIRST_OF_8 else 7
             phase = here - ranges[i, BEGIN]
             for j in range(at, past):
                 if (phase + j - at) & 7 != stays:
                     data[j] = 0
-        counts[ranges[i, KIND], 1 if action == KEEP else 0] += upto - here
+                    gone += 1
+        counts[ranges[i, KIND], 0] += gone
+        counts[ranges[i, KIND], 1] += upto - here - gone
         here = upto
         i += 1
 
