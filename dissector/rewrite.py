@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Packets rewritten in place: of each stay the headers that are understood, and of its payload the
-ranges of its stream that may stay."""
+"""Packets rewritten in place: of each stay the headers that are understood, and of its payload what
+the stream took from this very packet, where that may stay."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import numpy as np
 from dissector.checksum import restore, worth
 from dissector.compiled import compiled
 from dissector.packets import Packets
+from dissector.recall import signed
 from dissector.segments import (
     CAPTURED,
     FLAGS,
-    LENGTH,
     PACKET,
+    POSITION,
     SEQUENCE,
-    SIDE,
     STREAM,
     SYN,
+    Segments,
     Streams,
     _be,
     _fill_slots,
@@ -26,6 +27,7 @@ from dissector.segments import (
     _slot,
     _transport,
 )
+from dissector.streams import FRAME, GIVEN, HOLE, OFFSET, Stream
 
 # columns of a range
 (BEGIN, END, ACTION, KIND) = range(4)
@@ -39,12 +41,9 @@ FILL = ord(".")
 """Stands for octets of a stream that nobody understands.  No zero: a record of type 0 and length 0
 would be found there.  As a type and a length this is no record, and no text begins with it."""
 
-NOT_UNDERSTOOD, OTHER_CONNECTIONS, NO_STREAM = range(3)
+NOT_UNDERSTOOD, REPEATED, OTHER_CONNECTIONS, NO_STREAM = range(4)
 """Kinds of octets in no range; those of ranges are counted from `KINDS` on."""
-KINDS = 3
-
-STALE = 1 << 30
-"""Octets between a segment and its stream from which on it belongs to another one (`streams`)."""
+KINDS = 4
 
 _ETHERNET, _SLL, _SLL2 = 1, 113, 276
 _DEPTH = 5
@@ -53,6 +52,9 @@ _MAC, _IPV4, _IPV6 = range(3)
 _NEW_MAX = 4 * _DEPTH
 _FREE = -1
 
+# columns of octets that a stream took from a packet
+(_PACKET, _DATA, _SIZE, _OFFSET, _DIRECTION) = range(5)
+
 # columns of an IP layer
 (_IP, _ETHERTYPE, _HEADER, _PROTOCOL, _WIRE_END, _IP_WORTH, _WORTH) = range(7)
 
@@ -60,18 +62,23 @@ _FREE = -1
 class Rewriter:
     """Rewrites the packets of a capture, fed block by block in order.
 
-    `owners`: stream -> row of `bounds` for its side 0 (side 1 is the next row), -1 for streams that
-    are not ours; `bounds` the first and last row of `ranges` of each direction; `origins` the
-    sequence number of stream offset 0 of each.  `counts` holds octets: kind -> (removed, kept).
+    `origins` holds, for both sides of each connection that is ours, the sequence number of stream
+    offset 0; `ranges` (`RANGE_COLUMNS`) what may stay of each side, ascending and without overlaps.
+    `counts` has octets, (removed, kept) for each kind; `kinds` of them are those of ranges.
     """
 
-    def __init__(self, owners: np.ndarray, bounds: np.ndarray, origins: np.ndarray,
-                 ranges: np.ndarray, kinds: int, *, keep_others: bool, anonymise: bool) -> None:
+    def __init__(self, origins: dict[int, tuple[int, int]],
+                 ranges: dict[int, tuple[np.ndarray, np.ndarray]], kinds: int, *, keep_others: bool,
+                 anonymise: bool) -> None:
         self.counts = np.zeros((KINDS + kinds, 2), np.int64)
-        self._owners, self._bounds, self._origins, self._ranges = owners, bounds, origins, ranges
+        self._origins = origins
+        self._assembly = {number: Stream() for number in origins}
+        self._first = {number: 2 * i for i, number in enumerate(origins)}
+        sides = [side for number in origins for side in ranges[number]]
+        self._ranges = np.concatenate(sides)
+        self._bounds = np.cumsum([0, *(len(side) for side in sides)])
         self._keep_others, self._anonymise = keep_others, anonymise
-        self._high = np.zeros(len(bounds), np.int64)
-        self._streams = Streams()
+        self._scanner = Streams()
         self._known = 0
         self._addresses = np.zeros((1 << 8, 5), np.uint64)
         self._names = np.zeros(1 << 8, np.int64)
@@ -80,18 +87,50 @@ class Rewriter:
 
     def rewrite(self, packets: Packets) -> np.ndarray:
         """Rewrite the packets of one block; the mask of those that stay."""
-        rows = self._streams.scan(packets).rows
-        stays = np.zeros(len(packets), np.bool_)
-        table = np.stack((packets.position, packets.captured, packets.wire, packets.link))
-        done, row = 0, 0
+        segments = self._scanner.scan(packets)
+        stays = np.full(len(packets), self._keep_others)
+        is_tcp, is_ours = np.zeros((2, len(packets)), np.bool_)
+        is_tcp[segments.rows[:, PACKET]] = True
+        is_ours[segments.rows[np.isin(segments.rows[:, STREAM], list(self._origins)), PACKET]] = True
+        stays |= is_ours
+        payload = np.zeros(len(packets), np.int64)
+        payload[segments.rows[:, PACKET]] = segments.rows[:, CAPTURED]
+        taken = self._taken(segments)
+        table = np.stack((packets.position, packets.captured, packets.wire, packets.link, payload))
+        done, at = 0, 0
         while done < len(packets):
-            done, row, self._known = _rewrite(
-                packets.data, table, done, rows, row, self._owners, self._bounds, self._origins, self._ranges,
-                self._high, self._keep_others, self._anonymise, self._known, self._addresses, self._names,
-                self._named, self._slots, self.counts, stays)
+            done, at, self._known = _rewrite(
+                packets.data, table, done, stays, is_tcp, is_ours, taken, at, self._bounds, self._ranges,
+                self._anonymise, self._known, self._addresses, self._names, self._named, self._slots,
+                self.counts)
             if done < len(packets):
                 self._grow()
         return stays
+
+    def _taken(self, segments: Segments) -> np.ndarray:
+        """What our streams take from the packets of this block: a row for each contiguous piece, by
+        packet and position.  The first to show an octet wins, and segments of an earlier connection
+        are left out, as everywhere."""
+        rows, first = segments.rows, segments.packets.first
+        row_of = np.zeros(len(segments.packets), np.int64)
+        row_of[rows[:, PACKET]] = np.arange(len(rows))
+        found = [np.zeros((0, 5), np.int64)]
+        for number in np.intersect1d(rows[:, STREAM], list(self._origins)).tolist():
+            stream = self._assembly[number]
+            runs = stream.feed(segments, rows[rows[:, STREAM] == number])
+            for side, run in enumerate(runs):
+                new = np.concatenate((run.rows, stream.held(side).rows))
+                new = new[(new[:, HOLE] == 0) & (new[:, FRAME] >= first) & (new[:, GIVEN] > 0)]
+                mine = rows[row_of[new[:, FRAME] - first]]
+                sequence = mine[:, SEQUENCE] + (mine[:, FLAGS] & SYN != 0)
+                skip = (new[:, OFFSET] + stream.origin(side) - sequence) & 0xFFFFFFFF
+                # The SYN may come late, and moves the origin.
+                moved = signed(stream.origin(side) - self._origins[number][side])
+                found.append(np.stack((
+                    mine[:, PACKET], mine[:, POSITION] + skip, new[:, GIVEN], new[:, OFFSET] + moved,
+                    np.full(len(new), self._first[number] + side)), axis=1))
+        taken = np.concatenate(found)
+        return taken[np.lexsort((taken[:, _DATA], taken[:, _PACKET]))]
 
     def _grow(self) -> None:
         self._addresses = np.concatenate((self._addresses, np.zeros_like(self._addresses)))
@@ -103,35 +142,35 @@ class Rewriter:
 @compiled
 def _headers(data, link, p, end, wire_end, layers, links):  # type: ignore[no-untyped-def]
     """Find every header of a frame: fills `links` (position, link type) and `layers` (an IP header
-    each); returns (links, layers, end of what is understood, end of the innermost packet)."""
+    each); returns (links, layers, end of what is understood)."""
     n, m = 0, 0
     while True:
         begin = p
         kind, p = _network(data, link, p, end)
         if kind < 0:
-            return m, n, begin, wire_end
+            return m, n, begin
         links[m, 0], links[m, 1] = begin, link
         m += 1
         while True:
             ip = p
             protocol, p, wire_end = _transport(data, kind, ip, end, wire_end)
             if protocol == -1 or protocol == -3:
-                return m, n, ip, wire_end
+                return m, n, ip
             layer = layers[n]
             layer[_IP], layer[_ETHERTYPE], layer[_HEADER] = ip, kind, p
             layer[_PROTOCOL], layer[_WIRE_END] = protocol, wire_end
             n += 1
             if protocol == -2:
                 p = ip + 20 if kind == 0x0800 else p + 8
-                return m, n, min(p, end), wire_end
+                return m, n, min(p, end)
             if protocol == 6:
                 if p + 20 > end:
                     layer[_PROTOCOL] = -1
-                    return m, n, min(p, end), wire_end
-                return m, n, min(p + max((np.int64(data[p + 12]) >> 4) * 4, 20), end), wire_end
+                    return m, n, min(p, end)
+                return m, n, min(p + max((np.int64(data[p + 12]) >> 4) * 4, 20), end)
             tunnel, link, inner, inside = _inner(data, protocol, p, end)
             if tunnel <= 0 or n == _DEPTH:
-                return m, n, min(p + 8 if protocol == 17 else p, end), wire_end
+                return m, n, min(p + 8 if protocol == 17 else p, end)
             p = inside
             if link >= 0:
                 break
@@ -265,24 +304,18 @@ def _rename_link(data, p, link, anonymise, known, addresses, names, named, slots
 
 
 @compiled
-def _rewrite(data, table, done, rows, r, owners, bounds, origins, ranges, high, keep_others,  # type: ignore[no-untyped-def]
-             anonymise, known, addresses, names, named, slots, counts, stays):
-    """From packet `done` and row `r` on; stops early when the table of addresses may get full."""
+def _rewrite(data, table, done, stays, is_tcp, is_ours, taken, t, bounds, ranges, anonymise,  # type: ignore[no-untyped-def]
+             known, addresses, names, named, slots, counts):
+    """From packet `done` and row `t` of `taken` on; stops early when the table of addresses may get
+    full."""
     layers, links = np.empty((_DEPTH, 7), np.int64), np.empty((_DEPTH + 1, 2), np.int64)
     for i in range(done, table.shape[1]):
         if known + _NEW_MAX > len(addresses):
-            return i, r, known
-        side, is_tcp = np.int64(-1), r < len(rows) and rows[r, PACKET] == i
-        if is_tcp:
-            row = rows[r]
-            r += 1
-            if row[STREAM] < len(owners) and owners[row[STREAM]] >= 0:
-                side = owners[row[STREAM]] + row[SIDE]
-        if side < 0 and not keep_others:
+            return i, t, known
+        if not stays[i]:
             continue
-        stays[i] = True
         begin, end = table[0, i], table[0, i] + table[1, i]
-        m, n, behind, wire_end = _headers(data, table[3, i], begin, end, begin + table[2, i], layers, links)
+        m, n, behind = _headers(data, table[3, i], begin, end, begin + table[2, i], layers, links)
         behind = min(behind, end)
         for j in range(n):
             layer = layers[j]
@@ -290,27 +323,19 @@ def _rewrite(data, table, done, rows, r, owners, bounds, origins, ranges, high, 
             layer[_IP_WORTH] = worth(data, kind, ip, 0, p, upto, end)
             if layer[_PROTOCOL] > 0:
                 layer[_WORTH] = worth(data, kind, ip, layer[_PROTOCOL], p, upto, end)
-        payload = max(min(wire_end, end), behind)
-        if side >= 0:
-            sequence = row[SEQUENCE] + (1 if row[FLAGS] & SYN else 0)
-            distance = (sequence - origins[side] - high[side]) & 0xFFFFFFFF
-            if distance >= 1 << 31:
-                distance -= 1 << 32
-            payload = behind + row[CAPTURED]
-            if abs(distance) < STALE:
-                offset = high[side] + distance
-                _apply(data, behind, offset, payload - behind, ranges, bounds[side, 0], bounds[side, 1],
-                       counts)
-                if row[LENGTH]:
-                    high[side] = max(high[side], offset + row[LENGTH])
-            else:
-                _fill(data, behind, payload, FILL)
-                counts[NOT_UNDERSTOOD, 0] += payload - behind
-        elif is_tcp:
-            _fill(data, behind, payload, FILL)
-            counts[OTHER_CONNECTIONS, 0] += payload - behind
-        else:
-            payload = behind
+        payload = behind + table[4, i]
+        if is_tcp[i]:
+            kind, here = REPEATED if is_ours[i] else OTHER_CONNECTIONS, behind
+            while t < len(taken) and taken[t, _PACKET] == i:
+                place, size, direction = taken[t, _DATA], taken[t, _SIZE], taken[t, _DIRECTION]
+                _fill(data, here, place, FILL)
+                counts[kind, 0] += place - here
+                _apply(data, place, taken[t, _OFFSET], size, ranges, bounds[direction],
+                       bounds[direction + 1], counts)
+                here = place + size
+                t += 1
+            _fill(data, here, payload, FILL)
+            counts[kind, 0] += payload - here
         _fill(data, payload, end, 0)
         counts[NO_STREAM, 0] += end - payload
         for j in range(m):
@@ -327,4 +352,4 @@ def _rewrite(data, table, done, rows, r, owners, bounds, origins, ranges, high, 
             restore(data, kind, ip, 0, p, upto, end, layer[_IP_WORTH])
             if layer[_PROTOCOL] > 0:
                 restore(data, kind, ip, layer[_PROTOCOL], p, upto, end, layer[_WORTH])
-    return table.shape[1], r, known
+    return table.shape[1], t, known

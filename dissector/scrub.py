@@ -3,7 +3,8 @@
 
 The file is read twice.  First the engine finds the records; the description says of each field whose
 data it is (`Field.content`), so for every record a few ranges of its stream are noted.  Then every
-packet is rewritten (`dissector.rewrite`): an octet of a stream stays only if a range says so.
+packet is rewritten (`dissector.rewrite`): an octet stays only if a record was made of it and a range
+says so; what a retransmission repeats goes, whatever it holds.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ from dissector.sink import Sink
 from dissector.source import Source
 
 _HEADERS = KINDS
-_NAMES = {rewrite.NOT_UNDERSTOOD: "not understood", rewrite.OTHER_CONNECTIONS: "other connections",
+_NAMES = {rewrite.NOT_UNDERSTOOD: "not understood", rewrite.REPEATED: "repeated or stale",
+          rewrite.OTHER_CONNECTIONS: "other connections",
           rewrite.NO_STREAM: "outside of TCP streams", _HEADERS: "headers and fields of records",
           **{_HEADERS + 1 + i: name for i, name in enumerate(CONTENTS)}}
 _KIND = {name: _HEADERS + 1 + i for i, name in enumerate(CONTENTS)} | {"": _HEADERS}
@@ -225,19 +227,12 @@ def scrub(name: str, path: str, *, keep: Collection[str] = (), drop: Collection[
 
 
 def _rewriter(engine: Engine, allowed: Allowed, keep_others: bool, anonymise: bool) -> Rewriter:
-    ours = engine.ours()
-    owners = np.full(max(c.number for c in ours) + 1, -1, np.int64)
-    bounds: list[tuple[int, int]] = []
-    origins, ranges, at = [], [np.zeros((0, RANGE_COLUMNS), np.int64)], 0
-    for connection in ours:
+    origins, ranges = {}, {}
+    for connection in engine.ours():
+        number = connection.number
         for direction in DIRECTIONS:
-            allowed.add_undecided(connection.number, direction, *connection.undecided(direction))
-        owners[connection.number] = len(bounds)
-        for side in (0, 1):
-            ranges.append(allowed.ranges(connection.number, connection.direction(side)))
-            bounds.append((at, at + len(ranges[-1])))
-            origins.append(connection.stream.origin(side))
-            at += len(ranges[-1])
-    return Rewriter(owners, np.array(bounds, np.int64), np.array(origins, np.int64),
-                    np.concatenate(ranges), len(CONTENTS) + 1, keep_others=keep_others,
-                    anonymise=anonymise)
+            allowed.add_undecided(number, direction, *connection.undecided(direction))
+        origins[number] = connection.stream.origin(0), connection.stream.origin(1)
+        ranges[number] = (allowed.ranges(number, connection.direction(0)),
+                          allowed.ranges(number, connection.direction(1)))
+    return Rewriter(origins, ranges, len(CONTENTS) + 1, keep_others=keep_others, anonymise=anonymise)
