@@ -167,7 +167,7 @@ def _zero(record: Record, begin: int, end: int) -> bool:
 
 def _agrees(record: Record) -> bool:
     """Whether the length of a record and what it says of its contents fit each other.  If not, nobody
-    knows where its page contents begin."""
+    knows where its page contents begin: only integers of it stay, and its number of pages may change."""
     structure = record.structure
     if structure is None or record.body_length is None:
         return structure is not None
