@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dissector.errors import CannotDo
+from dissector.protocol import SECRETS, SHAREABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -209,6 +210,35 @@ def verify(files: tuple[str, ...], direction: str | None, connection: str | None
             sys.exit(_VIOLATED)
         if verdict.fault:
             raise CannotDo(verdict.fault)
+
+
+@main.command()
+@click.option("--keep-others", is_flag=True, help="Keep packets of other connections, too, without "
+              "their payload; frame and connection numbers stay the same then.")
+@click.option("--anonymise", is_flag=True, help="Replace IP and MAC addresses, the same one always by "
+              "the same one.")
+@click.option("--drop", multiple=True, type=click.Choice(SHAREABLE), help="Remove this, too: PFNs, or what "
+              "the guest's hardware is (HVM parameters, TSC, CPUID, MSRs).")
+@click.option("--keep", multiple=True, type=click.Choice(SECRETS), help="Do not remove this.")
+@click.argument("file", metavar="IN")
+@click.argument("output", metavar="OUT")
+def scrub(file: str, output: str, keep: tuple[str, ...], drop: tuple[str, ...], anonymise: bool,
+          keep_others: bool) -> None:
+    """Write a capture that may be shared: without the guest's memory, CPU and device state, and
+    configuration.
+
+    Records, times and sizes stay.  OUT is of IN's format, compressed if it ends with .gz or .zst.
+    """
+    with _ends():
+        from dissector.scrub import scrub as write_scrubbed
+
+        with _progress((file, file)) as on_progress:
+            done = write_scrubbed(file, output, keep=keep, drop=drop, anonymise=anonymise,
+                                  keep_others=keep_others, on_progress=on_progress)
+        click.echo(f"coloscope: {done.packets} of {done.of} packets in {output}", err=True)
+        for what, octets in (("removed", done.removed), ("kept", done.kept)):
+            kinds = (f"{name} {count:,}" for name, count in octets.items())
+            click.echo(f"coloscope: octets {what}: {', '.join(kinds) or 'none'}", err=True)
 
 
 @main.command()

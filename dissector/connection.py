@@ -123,6 +123,10 @@ class Connection:
         """The stretches of this direction that were not understood."""
         return [u for d in self._directions if d.direction == direction for u in d.unread]
 
+    def undecided(self, direction: str) -> tuple[int, bytes]:
+        """(stream offset, octets) of a record that is too short in this direction to tell which it is."""
+        return next((d.undecided for d in self._directions if d.direction == direction), (0, b""))
+
     def direction(self, side: int) -> str:
         """Direction of what this side sends."""
         return FORWARD if side == self.primary_side else BACK

@@ -52,6 +52,11 @@ class Direction:
         assert reader is not None
         return reader.earliest_end
 
+    @property
+    def undecided(self) -> tuple[int, bytes]:
+        """(stream offset, octets) of a record that is too short to tell which it is."""
+        return (self._framer.offset, self._framer.undecided) if self._framer else (0, b"")
+
     def feed(self, run: Run, turns: Container[int]) -> list[Record]:
         """The records that this run completes.  `turns`: see `Seeker.feed`."""
         records: list[Record] = []

@@ -151,6 +151,11 @@ class Framer:
         """No record that is still to come ends before this stream offset."""
         return self.offset + (self._shape.length if self._shape else 1)
 
+    @property
+    def undecided(self) -> bytes:
+        """What has come of a record of which it is not known yet which it is."""
+        return b"" if self.lost or self._shape else bytes(self._head)
+
     def feed(self, run: Run) -> list[Record]:
         """The records that this run completes."""
         run = run.behind(self._early)

@@ -53,9 +53,10 @@ class Packets:
     """Packets of one block: `data` (uint8) and a row for each packet.
 
     position (int64, into data), captured and wire (int64, octets), time (int64, ns since the
-    epoch, 0 unknown), link (int64, LINKTYPE_*).  `first` is the running number of the first row over all
-    files, from 1; `start` the octet of the file from which `container` can read these packets
-    again.  The data is valid only until the next block is read.
+    epoch, 0 unknown), link (int64, LINKTYPE_*), interface (int64, into `Container.interfaces`, -1
+    none).  `first` is the running number of the first row over all files, from 1; `start` the octet
+    of the file from which `container` can read these packets again.  The data is valid only until the
+    next block is read.
     """
 
     data: np.ndarray
@@ -64,6 +65,7 @@ class Packets:
     wire: np.ndarray
     time: np.ndarray
     link: np.ndarray
+    interface: np.ndarray
     first: int = 0
     start: int = 0
     container: Container | None = None
@@ -97,6 +99,7 @@ def _hop_pcap(data, at, end, big, scale, link, out, n):  # type: ignore[no-untyp
         time = _u32(data, at, big) * 1_000_000_000 + fraction * scale
         out[3, n] = time if time < TIME_MAX else 0
         out[4, n] = link
+        out[5, n] = 0
         n += 1
         at += 16 + captured
     return n, at, _MORE
@@ -121,8 +124,9 @@ def _nanoseconds(stamp, kind, factor):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _hop_pcapng(data, at, end, big, interfaces, out, n):  # type: ignore[no-untyped-def]
-    """The same for pcapng; comes back (_SPECIAL) at blocks that change what later ones mean."""
+def _hop_pcapng(data, at, end, big, interfaces, first, out, n):  # type: ignore[no-untyped-def]
+    """The same for pcapng, whose section describes `interfaces`, numbered from `first` on; comes back
+    (_SPECIAL) at blocks that change what later ones mean."""
     while at + 12 <= end:
         if n == out.shape[1]:
             return n, at, _FULL
@@ -159,8 +163,10 @@ def _hop_pcapng(data, at, end, big, interfaces, out, n):  # type: ignore[no-unty
                 return n, at, _DAMAGED
             out[4, n] = NO_LINK
             out[3, n] = 0
+            out[5, n] = -1
             if interface < len(interfaces):
                 out[4, n] = interfaces[interface, _LINK]
+                out[5, n] = first + interface
                 if stamp:
                     time = _nanoseconds(stamp, interfaces[interface, _KIND],
                                         np.uint64(interfaces[interface, _FACTOR]))
@@ -172,7 +178,8 @@ def _hop_pcapng(data, at, end, big, interfaces, out, n):  # type: ignore[no-unty
             out[2, n] = max(wire, captured) if wire <= PACKET_MAX else captured
             n += 1
         elif kind in _NO_PACKETS:
-            out[0, n], out[1, n], out[2, n], out[3, n], out[4, n] = at + 8, 0, 0, 0, NO_PACKET
+            out[0, n], out[1, n], out[2, n], out[3, n] = at + 8, 0, 0, 0
+            out[4, n], out[5, n] = NO_PACKET, -1
             n += 1
         at += length
     return n, at, _MORE
@@ -191,11 +198,14 @@ class Container:
         self.fault: str | None = None
         self.packets = 0
         self.skip = 0
+        self.interfaces: list[tuple[int, int]] = []
+        """(link type, snap length) of each interface described so far, over all sections."""
         self._big = False
         self._scale = 1
         self._link = NO_LINK
         self._table = np.zeros((16, 5), np.int64)
         self._interfaces = 0
+        self._described = 0
         """Rows of the table that are filled."""
         self._dropped: dict[tuple[int, int], int] = {}
         self._dropped_before = 0
@@ -208,14 +218,14 @@ class Container:
 
     def snapshot(self) -> Container:
         """A copy that can read on from the same place in the same file."""
-        # The table is shared: it only grows, and both copies write the same rows into it.
+        # Tables are shared: they only grow, and both copies write the same rows into them.
         twin = copy.copy(self)
         twin._dropped = {}
         return twin
 
     def take(self, data: np.ndarray, at: int, end: int) -> tuple[Packets, int]:
         """Packets of data[at:end], at most `ROWS`, and the position behind the last one."""
-        out = np.empty((5, ROWS), np.int64)
+        out = np.empty((6, ROWS), np.int64)
         rows = 0
         if not self.kind:
             at = self._open(data, at, end)
@@ -224,7 +234,7 @@ class Container:
                 rows, at, why = _hop_pcap(data, at, end, self._big, self._scale, self._link, out, rows)
             else:
                 rows, at, why = _hop_pcapng(data, at, end, self._big, self._table[:self._interfaces],
-                                            out, rows)
+                                            self._described - self._interfaces, out, rows)
             if why == _DAMAGED:
                 self.fault = f"no packet stands at octet {{offset}} behind packet {self.packets + rows}"
             if why != _SPECIAL:
@@ -234,8 +244,7 @@ class Container:
                 break
             at = moved
         self.packets += rows
-        position, captured, wire, time, link = out[:, :rows]
-        return Packets(data, position, captured, wire, time, link), at
+        return Packets(data, *out[:, :rows]), at
 
     def _open(self, data: np.ndarray, at: int, end: int) -> int:
         if end - at < 24:
@@ -249,7 +258,9 @@ class Container:
             return at
         order, self._scale = _PCAP_MAGICS[head[:4]]
         self.kind, self._big = "pcap", order == ">"
-        self._link = struct.unpack_from(order + "I", head, 20)[0] & 0xFFFF
+        snaplen, link = struct.unpack_from(order + "II", head, 16)
+        self._link = link & 0xFFFF
+        self.interfaces.append((self._link, snaplen))
         return at + 24
 
     def _special(self, data: np.ndarray, at: int, end: int) -> int:
@@ -285,7 +296,10 @@ class Container:
                 return at
             if self._interfaces == len(self._table):
                 self._table = np.concatenate((self._table, np.zeros_like(self._table)))
-            self._table[self._interfaces] = self._interface(order, body)
+            row = self._table[self._interfaces] = self._interface(order, body)
+            if self._described == len(self.interfaces):
+                self.interfaces.append((row[_LINK], row[_SNAPLEN]))
+            self._described += 1
             self._interfaces += 1
         elif kind == _ISB and len(body) >= 12:
             interface = struct.unpack_from(order + "I", body)[0]

@@ -58,6 +58,17 @@ BODY_LENGTH_MAX = 128 << 20
 OPTIONAL = 0x80000000
 """A type with this bit is optional: a reader may skip it (REC_TYPE_OPTIONAL)."""
 
+MEMORY, CPU, DEVICE, CONFIG, PFNS, HARDWARE = "memory", "cpu", "device", "config", "pfns", "hardware"
+
+CONTENTS = MappingProxyType({
+    MEMORY: "page contents", CPU: "registers of VCPUs", DEVICE: "state of emulated devices, xenstore",
+    CONFIG: "the domain's configuration", PFNS: "which pages", HARDWARE: "what the guest's hardware is: "
+    "HVM parameters, TSC, CPUID and MSR policies"})
+"""Whose data a field holds (`Field.content`)."""
+
+SECRETS, SHAREABLE = (MEMORY, CPU, DEVICE, CONFIG), (PFNS, HARDWARE)
+"""Contents that are the guest's own business; those that tell nothing of what it works on."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bits:
@@ -104,7 +115,7 @@ class Field:
     count: str = ""
     items: tuple[Field, ...] = ()
     content: str = ""
-    """Whose data this is, for tools that remove secrets: "memory", "cpu", "device", "config"."""
+    """Whose data this is, for tools that remove secrets: one of `CONTENTS`; "": of the protocol."""
     xen: str = ""
 
     @property
@@ -190,8 +201,8 @@ XL_HEADER = Structure(
      Field("optional_flags", U32, "none is defined", bits=(Bits("reserved", 0, 31, reserved=True),)),
      Field("optional_data_len", U32, "octets of what follows", "octets"),
      Field("config_length", U32, "octets of the configuration", "octets"),
-     Field("config", TEXT, "the domain's configuration", size="config_length", content="config"),
-     Field("extra", BLOB, "data of a newer xl; skip", content="config")),
+     Field("config", TEXT, "the domain's configuration", size="config_length", content=CONFIG),
+     Field("extra", BLOB, "data of a newer xl; skip", content=CONFIG)),
     magic=b"Xen saved domain, xl format\n \0 \r", section="xl",
     source="tools/xl/xl.h: struct save_file_header", length_field="optional_data_len",
     order_field="byteorder")
@@ -254,13 +265,13 @@ LIBXC_CONTEXT = Structure(
 EMULATOR_XENSTORE_DATA = Structure(
     LIBXL, "EMULATOR_XENSTORE_DATA", "xenstore keys and values of one emulator",
     (*_EMULATOR, Field("pairs", STRINGS, "key, value, key, value, each ended by a NUL",
-                       content="device")),
+                       content=DEVICE)),
     type=0x00000002, section="libxl: EMULATOR_XENSTORE_DATA",
     source=_LIGHT + "libxl__sr_emulator_hdr", guests=_HVM)
 EMULATOR_CONTEXT = Structure(
     LIBXL, "EMULATOR_CONTEXT", "device state, in the emulator's own format",
     (*_EMULATOR, Field("emulator_ctx", BLOB, "opaque (QEMU's own starts with QEVM)",
-                       content="device")),
+                       content=DEVICE)),
     type=0x00000003, section="libxl: EMULATOR_CONTEXT", source=_LIGHT + "libxl__sr_emulator_hdr",
     guests=_HVM)
 CHECKPOINT_END = Structure(
@@ -319,7 +330,7 @@ _PFN_WORD = Field("pfn", U64, "PFN and its type", bits=(PFN_TYPE, PFN_RESERVED, 
 def _vcpu(sizes: range | tuple[int, ...]) -> tuple[Field, ...]:
     return (Field("vcpu_id", U32, "which VCPU"), _reserved("reserved", U32, xen="_res1"),
             Field("context", BLOB, "opaque, read and written by Xen's domctls", sizes=sizes,
-                  content="cpu"))
+                  content=CPU))
 
 
 TSC_MODES = {0: "default", 1: "always emulate", 2: "never emulate", 3: "native paravirt"}
@@ -344,9 +355,9 @@ PAGE_DATA = Structure(
     LIBXC, "PAGE_DATA", "a batch of guest pages",
     (Field("count", U32, "number of PFNs", legal=range(1, 1 << 32)),
      _reserved("reserved", U32, xen="_res1"),
-     Field("pfn", ARRAY, "PFNs and their types", count="count", items=(_PFN_WORD,)),
+     Field("pfn", ARRAY, "PFNs and their types", count="count", items=(_PFN_WORD,), content=PFNS),
      Field("page_data", PAGES, "one page for each PFN whose type carries data", count="pfn",
-           content="memory")),
+           content=MEMORY)),
     type=0x00000001, section="libxc: PAGE_DATA", source=_GUEST + "struct xc_sr_rec_page_data_header")
 GUEST_WIDTH = Field("guest_width", U8, "width of the guest", "octets", legal=(4, 8))
 PT_LEVELS = Field("pt_levels", U8, "levels of page tables", legal=(3, 4))
@@ -364,7 +375,7 @@ X86_PV_P2M_FRAMES = Structure(
     LIBXC, "X86_PV_P2M_FRAMES", "where the guest's P2M table is",
     (P2M_START, P2M_END,
      Field("p2m_pfn", ARRAY, "PFNs of the P2M's frames", count=REST,
-           items=(Field("p2m_pfn", U64, "PFN"),), xen="p2m_pfns",
+           items=(Field("p2m_pfn", U64, "PFN"),), content=PFNS, xen="p2m_pfns",
            sizes=range(1, BODY_LENGTH_MAX))),
     type=0x00000003, section="libxc: X86_PV_P2M_FRAMES",
     source=_GUEST + "struct xc_sr_rec_x86_pv_p2m_frames", guests=_PV)
@@ -382,30 +393,31 @@ X86_PV_VCPU_XSAVE = Structure(
     source=_GUEST + "struct xc_sr_rec_x86_pv_vcpu_hdr", guests=_PV, may_be_empty=True)
 SHARED_INFO = Structure(
     LIBXC, "SHARED_INFO", "the shared info page",
-    (Field("shared_info", BLOB, "one page", sizes=(4096,), content="memory"),), type=0x00000007,
+    (Field("shared_info", BLOB, "one page", sizes=(4096,), content=MEMORY),), type=0x00000007,
     section="libxc: SHARED_INFO", source=_GUEST + "REC_TYPE_SHARED_INFO", guests=_PV)
 X86_TSC_INFO = Structure(
     LIBXC, "X86_TSC_INFO", "time stamp counter of the guest",
-    (Field("mode", U32, "TSC mode", enum=TSC_MODES, legal=range(4)), Field("khz", U32, "TSC frequency", "kHz"),
-     Field("nsec", U64, "elapsed time", "ns"), Field("incarnation", U32, "incarnation"),
-     _reserved("reserved", U32, xen="_res1")),
+    (Field("mode", U32, "TSC mode", enum=TSC_MODES, legal=range(4), content=HARDWARE),
+     Field("khz", U32, "TSC frequency", "kHz", content=HARDWARE),
+     Field("nsec", U64, "elapsed time", "ns", content=HARDWARE),
+     Field("incarnation", U32, "incarnation", content=HARDWARE), _reserved("reserved", U32, xen="_res1")),
     type=0x00000008, section="libxc: X86_TSC_INFO", source=_GUEST + "struct xc_sr_rec_x86_tsc_info")
 HVM_CONTEXT = Structure(
     LIBXC, "HVM_CONTEXT", "architectural state of an HVM guest",
     (Field("hvm_ctx", BLOB, "Xen's hvm_save records", sizes=range(1, BODY_LENGTH_MAX),
-           content="cpu"),), type=0x00000009,
+           content=CPU),), type=0x00000009,
     section="libxc: HVM_CONTEXT", source=_GUEST + "REC_TYPE_HVM_CONTEXT", guests=_HVM)
 HVM_PARAMS = Structure(
     LIBXC, "HVM_PARAMS", "HVM parameters",
     (Field("count", U32, "number of parameters"), _reserved("reserved", U32, xen="_res1"),
      Field("param", ARRAY, "parameters", count="count", items=(
          Field("index", U64, "which parameter", enum=HVM_PARAM_NAMES),
-         Field("value", U64, "its value")))),
+         Field("value", U64, "its value")), content=HARDWARE)),
     type=0x0000000A, section="libxc: HVM_PARAMS", source=_GUEST + "struct xc_sr_rec_hvm_params",
     guests=_HVM, may_be_empty=True)
 TOOLSTACK = Structure(
     LIBXC, "TOOLSTACK", "deprecated",
-    (Field("data", BLOB, "opaque data of the toolstack", content="device"),), type=0x0000000B,
+    (Field("data", BLOB, "opaque data of the toolstack", content=DEVICE),), type=0x0000000B,
     section="libxc: TOOLSTACK (deprecated)", source=_GUEST + "REC_TYPE_TOOLSTACK",
     deprecated=True)
 X86_PV_VCPU_MSRS = Structure(
@@ -421,7 +433,7 @@ CHECKPOINT = Structure(
 CHECKPOINT_DIRTY_PFN_LIST = Structure(
     LIBXC, "CHECKPOINT_DIRTY_PFN_LIST", "pages that the secondary has dirtied",
     (Field("pfn", ARRAY, "unordered PFNs", count=REST, items=(
-        Field("pfn", U64, "guest page frame number", legal=range(1 << 52)),)),),
+        Field("pfn", U64, "guest page frame number", legal=range(1 << 52)),), content=PFNS),),
     type=0x0000000F, senders=(SECONDARY,), section="libxc: CHECKPOINT_DIRTY_PFN_LIST",
     source="tools/libs/guest/xg_sr_restore.c: send_checkpoint_dirty_pfn_list", guests=_HVM)
 STATIC_DATA_END = Structure(
@@ -433,7 +445,7 @@ X86_CPUID_POLICY = Structure(
     (Field("leaves", ARRAY, "xen_cpuid_leaf_t", count=REST, items=tuple(
         Field(name, U32, meaning) for name, meaning in (
             ("leaf", "CPUID leaf"), ("subleaf", "CPUID subleaf, all ones: none"), ("a", "EAX"),
-            ("b", "EBX"), ("c", "ECX"), ("d", "EDX"))), xen="CPUID_policy",
+            ("b", "EBX"), ("c", "ECX"), ("d", "EDX"))), content=HARDWARE, xen="CPUID_policy",
            sizes=range(1, BODY_LENGTH_MAX)),),
     type=0x00000011, section="libxc: X86_CPUID_POLICY",
     source="xen/include/public/arch-x86/xen.h: xen_cpuid_leaf_t", versions=(3,))
@@ -441,7 +453,7 @@ X86_MSR_POLICY = Structure(
     LIBXC, "X86_MSR_POLICY", "MSR policy of the guest",
     (Field("entries", ARRAY, "xen_msr_entry_t", count=REST, items=(
         Field("idx", U32, "MSR"), _reserved("flags", U32), Field("val", U64, "its value")),
-        xen="MSR_policy", sizes=range(1, BODY_LENGTH_MAX)),),
+        content=HARDWARE, xen="MSR_policy", sizes=range(1, BODY_LENGTH_MAX)),),
     type=0x00000012, section="libxc: X86_MSR_POLICY",
     source="xen/include/public/arch-x86/xen.h: xen_msr_entry_t", versions=(3,))
 

@@ -80,14 +80,14 @@ def segment_in(engine: Engine, frame: int,
                     sequence = int(row[SEQUENCE]) + (1 if row[FLAGS] & SYN else 0)
                     direction = connection.direction(side)
                     about = near(connection.number, direction)
-                    offset = about + _signed(sequence - connection.stream.origin(side) - about)
+                    offset = about + signed(sequence - connection.stream.origin(side) - about)
                     return connection.number, direction, offset, int(row[LENGTH])
         if segments.packets.first + len(segments.packets) > frame:
             return None
     return None
 
 
-def _signed(distance: int) -> int:
+def signed(distance: int) -> int:
     """A difference of sequence numbers, which wrap."""
     distance &= 0xFFFFFFFF
     return distance - (1 << 32) if distance >= 1 << 31 else distance
@@ -124,5 +124,5 @@ def _pieces(engine: Engine, segments: Segments, record: Record) -> Iterator[tupl
             streams[number] = [segments.endpoint(number, i) for i in (0, 1)] == ends
         if streams[number]:
             sequence = int(row[SEQUENCE]) + (1 if row[FLAGS] & SYN else 0)
-            distance = _signed(sequence - connection.stream.origin(side) - record.stream_offset)
+            distance = signed(sequence - connection.stream.origin(side) - record.stream_offset)
             yield distance, int(row[POSITION]), int(row[CAPTURED])

@@ -1,0 +1,355 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Packets rewritten in place: of each stay the headers that are understood, and of its payload what
+the stream took from this very packet, where that may stay."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dissector.checksum import restore, worth
+from dissector.compiled import compiled
+from dissector.packets import Packets
+from dissector.recall import signed
+from dissector.segments import (
+    CAPTURED,
+    FLAGS,
+    PACKET,
+    POSITION,
+    SEQUENCE,
+    STREAM,
+    SYN,
+    Segments,
+    Streams,
+    _be,
+    _fill_slots,
+    _inner,
+    _network,
+    _slot,
+    _transport,
+)
+from dissector.streams import FRAME, GIVEN, HOLE, OFFSET, Stream
+
+# columns of a range
+(BEGIN, END, ACTION, KIND) = range(4)
+RANGE_COLUMNS = 4
+
+# what becomes of the octets in a range
+(KEEP, ZERO, STAND_IN, FIRST_OF_8, LAST_OF_8) = range(5)
+"""As they are; zero; all but zeros become `FILL`; of each eight only the first or the last stays."""
+
+FILL = ord(".")
+"""Stands for octets of a stream that nobody understands.  No zero: a record of type 0 and length 0
+would be found there.  As a type and a length this is no record, and no text begins with it."""
+
+NOT_UNDERSTOOD, REPEATED, OTHER_CONNECTIONS, NO_STREAM = range(4)
+"""Kinds of octets in no range; those of ranges are counted from `KINDS` on."""
+KINDS = 4
+
+_ETHERNET, _SLL, _SLL2 = 1, 113, 276
+_DEPTH = 5
+"""IP headers of a packet that the scan opens."""
+_MAC, _IPV4, _IPV6 = range(3)
+_NEW_MAX = 4 * _DEPTH
+_FREE = -1
+
+# columns of octets that a stream took from a packet
+(_PACKET, _DATA, _SIZE, _OFFSET, _DIRECTION) = range(5)
+
+# columns of an IP layer
+(_IP, _ETHERTYPE, _HEADER, _PROTOCOL, _WIRE_END, _IP_WORTH, _WORTH) = range(7)
+
+
+class Rewriter:
+    """Rewrites the packets of a capture, fed block by block in order.
+
+    `origins` holds, for both sides of each connection that is ours, the sequence number of stream
+    offset 0; `ranges` (`RANGE_COLUMNS`) what may stay of each side, ascending and without overlaps.
+    `counts` has octets, (removed, kept) for each kind; `kinds` of them are those of ranges.
+    """
+
+    def __init__(self, origins: dict[int, tuple[int, int]],
+                 ranges: dict[int, tuple[np.ndarray, np.ndarray]], kinds: int, *, keep_others: bool,
+                 anonymise: bool) -> None:
+        self.counts = np.zeros((KINDS + kinds, 2), np.int64)
+        self._origins = origins
+        self._assembly = {number: Stream() for number in origins}
+        self._first = {number: 2 * i for i, number in enumerate(origins)}
+        sides = [side for number in origins for side in ranges[number]]
+        self._ranges = np.concatenate(sides)
+        self._bounds = np.cumsum([0, *(len(side) for side in sides)])
+        self._keep_others, self._anonymise = keep_others, anonymise
+        self._scanner = Streams()
+        self._known = 0
+        self._addresses = np.zeros((1 << 8, 5), np.uint64)
+        self._names = np.zeros(1 << 8, np.int64)
+        self._named = np.zeros(3, np.int64)
+        self._slots = np.full(1 << 9, _FREE, np.int32)
+
+    def rewrite(self, packets: Packets) -> np.ndarray:
+        """Rewrite the packets of one block; the mask of those that stay."""
+        segments = self._scanner.scan(packets)
+        stays = np.full(len(packets), self._keep_others)
+        is_tcp, is_ours = np.zeros((2, len(packets)), np.bool_)
+        is_tcp[segments.rows[:, PACKET]] = True
+        is_ours[segments.rows[np.isin(segments.rows[:, STREAM], list(self._origins)), PACKET]] = True
+        stays |= is_ours
+        payload = np.zeros(len(packets), np.int64)
+        payload[segments.rows[:, PACKET]] = segments.rows[:, CAPTURED]
+        taken = self._taken(segments)
+        table = np.stack((packets.position, packets.captured, packets.wire, packets.link, payload))
+        done, at = 0, 0
+        while done < len(packets):
+            done, at, self._known = _rewrite(
+                packets.data, table, done, stays, is_tcp, is_ours, taken, at, self._bounds, self._ranges,
+                self._anonymise, self._known, self._addresses, self._names, self._named, self._slots,
+                self.counts)
+            if done < len(packets):
+                self._grow()
+        return stays
+
+    def _taken(self, segments: Segments) -> np.ndarray:
+        """What our streams take from the packets of this block: a row for each contiguous piece, by
+        packet and position.  The first to show an octet wins, and segments of an earlier connection
+        are left out, as everywhere."""
+        rows, first = segments.rows, segments.packets.first
+        row_of = np.zeros(len(segments.packets), np.int64)
+        row_of[rows[:, PACKET]] = np.arange(len(rows))
+        found = [np.zeros((0, 5), np.int64)]
+        for number in np.intersect1d(rows[:, STREAM], list(self._origins)).tolist():
+            stream = self._assembly[number]
+            runs = stream.feed(segments, rows[rows[:, STREAM] == number])
+            for side, run in enumerate(runs):
+                new = np.concatenate((run.rows, stream.held(side).rows))
+                new = new[(new[:, HOLE] == 0) & (new[:, FRAME] >= first) & (new[:, GIVEN] > 0)]
+                mine = rows[row_of[new[:, FRAME] - first]]
+                sequence = mine[:, SEQUENCE] + (mine[:, FLAGS] & SYN != 0)
+                skip = (new[:, OFFSET] + stream.origin(side) - sequence) & 0xFFFFFFFF
+                # The SYN may come late, and moves the origin.
+                moved = signed(stream.origin(side) - self._origins[number][side])
+                found.append(np.stack((
+                    mine[:, PACKET], mine[:, POSITION] + skip, new[:, GIVEN], new[:, OFFSET] + moved,
+                    np.full(len(new), self._first[number] + side)), axis=1))
+        taken = np.concatenate(found)
+        return taken[np.lexsort((taken[:, _DATA], taken[:, _PACKET]))]
+
+    def _grow(self) -> None:
+        self._addresses = np.concatenate((self._addresses, np.zeros_like(self._addresses)))
+        self._names = np.concatenate((self._names, np.zeros_like(self._names)))
+        self._slots = np.full(2 * len(self._addresses), _FREE, np.int32)
+        _fill_slots(self._slots, self._addresses, self._known)
+
+
+@compiled
+def _headers(data, link, p, end, wire_end, layers, links):  # type: ignore[no-untyped-def]
+    """Find every header of a frame: fills `links` (position, link type) and `layers` (an IP header
+    each); returns (links, layers, end of what is understood)."""
+    n, m = 0, 0
+    while True:
+        begin = p
+        kind, p = _network(data, link, p, end)
+        if kind < 0:
+            return m, n, begin
+        links[m, 0], links[m, 1] = begin, link
+        m += 1
+        while True:
+            ip = p
+            protocol, p, wire_end = _transport(data, kind, ip, end, wire_end)
+            if protocol == -1 or protocol == -3:
+                return m, n, ip
+            layer = layers[n]
+            layer[_IP], layer[_ETHERTYPE], layer[_HEADER] = ip, kind, p
+            layer[_PROTOCOL], layer[_WIRE_END] = protocol, wire_end
+            n += 1
+            if protocol == -2:
+                p = ip + 20 if kind == 0x0800 else p + 8
+                return m, n, min(p, end)
+            if protocol == 6:
+                if p + 20 > end:
+                    layer[_PROTOCOL] = -1
+                    return m, n, min(p, end)
+                return m, n, min(p + max((np.int64(data[p + 12]) >> 4) * 4, 20), end)
+            tunnel, link, inner, inside = _inner(data, protocol, p, end)
+            if tunnel <= 0 or n == _DEPTH:
+                return m, n, min(p + 8 if protocol == 17 else p, end)
+            p = inside
+            if link >= 0:
+                break
+            kind = inner
+
+
+@compiled
+def _blank_options(data, layer, end):  # type: ignore[no-untyped-def]
+    """Zero the options of an IP header: they may hold addresses and more."""
+    ip = layer[_IP]
+    if layer[_ETHERTYPE] == 0x0800:
+        behind = ip + np.int64(data[ip] & 15) * 4
+        data[ip + 20:max(min(behind, end), ip + 20)] = 0
+        if data[ip + 9] == 51:
+            data[min(behind + 2, end):max(min(layer[_HEADER], end), min(behind + 2, end))] = 0
+        return
+    following, at = np.int64(data[ip + 6]), ip + 40
+    while at < layer[_HEADER] and at + 8 <= end:
+        size = 8 if following == 44 else (np.int64(data[at + 1]) + 2) * 4 if following == 51 \
+            else (np.int64(data[at + 1]) + 1) * 8
+        if following != 44:
+            data[at + 2:min(at + size, end)] = 0
+        following, at = np.int64(data[at]), at + size
+
+
+@compiled
+def _fill(data, begin, end, value):  # type: ignore[no-untyped-def]
+    for i in range(begin, end):
+        data[i] = value
+
+
+@compiled
+def _apply(data, p, offset, size, ranges, low, high, counts):  # type: ignore[no-untyped-def]
+    """Rewrite `size` octets of a stream, from `offset` on, that stand at data[p]."""
+    end = offset + size
+    i, behind = low, high
+    while i < behind:
+        middle = (i + behind) // 2
+        if ranges[middle, END] <= offset:
+            i = middle + 1
+        else:
+            behind = middle
+    here = offset
+    while here < end:
+        begin = min(ranges[i, BEGIN], end) if i < high else end
+        if here < begin:
+            _fill(data, p + here - offset, p + begin - offset, FILL)
+            counts[NOT_UNDERSTOOD, 0] += begin - here
+            here = begin
+            continue
+        upto = min(ranges[i, END], end)
+        action, at, past = ranges[i, ACTION], p + here - offset, p + upto - offset
+        gone = upto - here if action == ZERO else 0
+        if action == ZERO:
+            _fill(data, at, past, 0)
+        elif action == STAND_IN:
+            for j in range(at, past):
+                if data[j]:
+                    data[j] = FILL
+                    gone += 1
+        elif action == FIRST_OF_8 or action == LAST_OF_8:
+            stays = 0 if action == FIRST_OF_8 else 7
+            phase = here - ranges[i, BEGIN]
+            for j in range(at, past):
+                if (phase + j - at) & 7 != stays:
+                    data[j] = 0
+                    gone += 1
+        counts[ranges[i, KIND], 0] += gone
+        counts[ranges[i, KIND], 1] += upto - here - gone
+        here = upto
+        i += 1
+
+
+@compiled
+def _rename(data, p, kind, known, addresses, names, named, slots):  # type: ignore[no-untyped-def]
+    """Put a new address in place of the one at data[p]: the same for the same.  Returns how many
+    addresses are known.  Those that name no host stay."""
+    high, size = np.uint64(0), 4
+    if kind == _MAC:
+        low, size = _be(data, p, 6), 6
+        if low == 0 or low == 0xFFFFFFFFFFFF:
+            return known
+    elif kind == _IPV4:
+        low = _be(data, p, 4)
+        if low == 0 or low == 0xFFFFFFFF or data[p] == 127:
+            return known
+    else:
+        high, low, size = _be(data, p, 8), _be(data, p + 8, 8), 16
+        if high == 0 and low <= 1:
+            return known
+    none = np.uint64(0)
+    slot = _slot(slots, addresses, np.uint64(kind), high, low, none, none)
+    if slots[slot] < 0:
+        slots[slot] = known
+        key = addresses[known]
+        key[0], key[1], key[2] = np.uint64(kind), high, low
+        named[kind] += 1
+        names[known] = named[kind]
+        known += 1
+    name = names[slots[slot]]
+    if kind == _MAC:
+        data[p], data[p + 1] = 2 | data[p] & 1, 0
+    elif kind == _IPV4:
+        # 10.0.0.0/8 and on; groups keep to 239.0.0.0/8.
+        name += (239 if 224 <= data[p] < 240 else 10) << 24
+    else:
+        first, second = (0xFF, 0x0E) if data[p] == 0xFF else (0xFD, 0)
+        _fill(data, p, p + size, 0)
+        data[p], data[p + 1] = first, second
+    for i in range(4):
+        data[p + size - 1 - i] = name >> 8 * i & 0xFF
+    return known
+
+
+@compiled
+def _rename_link(data, p, link, anonymise, known, addresses, names, named, slots):  # type: ignore[no-untyped-def]
+    """The addresses of a link header; what pads them is zeroed."""
+    if link == _ETHERNET:
+        if anonymise:
+            known = _rename(data, p, _MAC, known, addresses, names, named, slots)
+            known = _rename(data, p + 6, _MAC, known, addresses, names, named, slots)
+    elif link == _SLL or link == _SLL2:
+        at = p + 6 if link == _SLL else p + 12
+        size = min(np.int64(data[p + 5] if link == _SLL else data[p + 11]), 8)
+        _fill(data, at + size, at + 8, 0)
+        if anonymise and size == 6:
+            known = _rename(data, at, _MAC, known, addresses, names, named, slots)
+        elif anonymise:
+            _fill(data, at, at + size, 0)
+    return known
+
+
+@compiled
+def _rewrite(data, table, done, stays, is_tcp, is_ours, taken, t, bounds, ranges, anonymise,  # type: ignore[no-untyped-def]
+             known, addresses, names, named, slots, counts):
+    """From packet `done` and row `t` of `taken` on; stops early when the table of addresses may get
+    full."""
+    layers, links = np.empty((_DEPTH, 7), np.int64), np.empty((_DEPTH + 1, 2), np.int64)
+    for i in range(done, table.shape[1]):
+        if known + _NEW_MAX > len(addresses):
+            return i, t, known
+        if not stays[i]:
+            continue
+        begin, end = table[0, i], table[0, i] + table[1, i]
+        m, n, behind = _headers(data, table[3, i], begin, end, begin + table[2, i], layers, links)
+        behind = min(behind, end)
+        for j in range(n):
+            layer = layers[j]
+            ip, kind, p, upto = layer[_IP], layer[_ETHERTYPE], layer[_HEADER], layer[_WIRE_END]
+            layer[_IP_WORTH] = worth(data, kind, ip, 0, p, upto, end)
+            if layer[_PROTOCOL] > 0:
+                layer[_WORTH] = worth(data, kind, ip, layer[_PROTOCOL], p, upto, end)
+        payload = behind + table[4, i]
+        if is_tcp[i]:
+            kind, here = REPEATED if is_ours[i] else OTHER_CONNECTIONS, behind
+            while t < len(taken) and taken[t, _PACKET] == i:
+                place, size, direction = taken[t, _DATA], taken[t, _SIZE], taken[t, _DIRECTION]
+                _fill(data, here, place, FILL)
+                counts[kind, 0] += place - here
+                _apply(data, place, taken[t, _OFFSET], size, ranges, bounds[direction],
+                       bounds[direction + 1], counts)
+                here = place + size
+                t += 1
+            _fill(data, here, payload, FILL)
+            counts[kind, 0] += payload - here
+        _fill(data, payload, end, 0)
+        counts[NO_STREAM, 0] += end - payload
+        for j in range(m):
+            known = _rename_link(data, links[j, 0], links[j, 1], anonymise, known, addresses, names, named,
+                                 slots)
+        for j in range(n - 1, -1, -1):
+            layer = layers[j]
+            ip, kind, p, upto = layer[_IP], layer[_ETHERTYPE], layer[_HEADER], layer[_WIRE_END]
+            _blank_options(data, layer, end)
+            if anonymise:
+                at, size, family = (ip + 12, 4, _IPV4) if kind == 0x0800 else (ip + 8, 16, _IPV6)
+                known = _rename(data, at, family, known, addresses, names, named, slots)
+                known = _rename(data, at + size, family, known, addresses, names, named, slots)
+            restore(data, kind, ip, 0, p, upto, end, layer[_IP_WORTH])
+            if layer[_PROTOCOL] > 0:
+                restore(data, kind, ip, layer[_PROTOCOL], p, upto, end, layer[_WORTH])
+    return table.shape[1], t, known

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Captures being written: pcap and pcapng with ns stamps, plain, gzip or zstd."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+
+from dissector.compiled import compiled
+from dissector.packets import (
+    _EPB,
+    _IDB,
+    _ISB,
+    _ORDER_MAGIC,
+    _SHB,
+    NO_PACKET,
+    Container,
+    Packets,
+)
+from dissector.source import _zstd
+
+_MAGIC_NS = 0xA1B23C4D
+_CUSTOM = 0xBAD
+_TSRESOL, _IFDROP = 9, 5
+_NANOSECONDS = 9
+
+
+class Sink:
+    """One capture file that is written in the format of the one that is read.
+
+    An ending .gz or .zst compresses.  Of pcapng stay interfaces (link type, snap length), packets
+    with their times and lengths, and how many packets were dropped; names, comments, secrets and
+    everything else do not.  A block that Wireshark counts as a frame although it is no packet
+    becomes an empty one.  Raises OSError.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._file: IO[bytes] | Any
+        if path.endswith(".zst"):
+            self._file = _zstd().open(path, "wb")
+        elif path.endswith(".gz"):
+            self._file = gzip.GzipFile(path, "wb", compresslevel=6, mtime=0)
+        else:
+            self._file = Path(path).open("wb")  # noqa: SIM115
+        self._described = -1
+
+    def write(self, packets: Packets, stays: np.ndarray, container: Container) -> int:
+        """Write those packets of a block that stay; returns how many."""
+        self.describe(container)
+        if container.kind == "pcap":
+            stays = stays & (packets.interface >= 0)
+        else:
+            stays = stays & ((packets.interface >= 0) | (packets.link == NO_PACKET))
+        table = np.stack((packets.position, packets.captured, packets.wire, packets.time,
+                          packets.interface))[:, stays]
+        out = np.empty(int(table[1].sum()) + 36 * table.shape[1], np.uint8)
+        end = (_pcap if container.kind == "pcap" else _pcapng)(packets.data, table, out)
+        self._file.write(out[:end].data)
+        return table.shape[1]
+
+    def describe(self, container: Container) -> None:
+        """Write the file's beginning, and the interfaces that are new."""
+        if container.kind == "pcap":
+            if self._described < 0:
+                (link, snaplen), = container.interfaces
+                self._file.write(struct.pack("<IHHiIII", _MAGIC_NS, 2, 4, 0, 0, snaplen, link))
+            self._described = 1
+            return
+        if self._described < 0:
+            self._block(_SHB, struct.pack("<IHHq", _ORDER_MAGIC, 1, 0, -1))
+            self._described = 0
+        for link, snaplen in container.interfaces[self._described:]:
+            self._block(_IDB, struct.pack("<HHI", link, 0, snaplen)
+                        + struct.pack("<HHB3xI", _TSRESOL, 1, _NANOSECONDS, 0))
+        self._described = len(container.interfaces)
+
+    def finish(self, container: Container) -> None:
+        """The capture has ended."""
+        self.describe(container)
+        if container.kind != "pcap" and container.drops and container.interfaces:
+            self._block(_ISB, struct.pack("<III", 0, 0, 0)
+                        + struct.pack("<HHQI", _IFDROP, 8, container.drops, 0))
+
+    def _block(self, kind: int, body: bytes) -> None:
+        length = struct.pack("<I", 12 + len(body))
+        self._file.write(struct.pack("<I", kind) + length + body + length)
+
+    def __enter__(self) -> Sink:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self._file.close()
+
+
+@compiled
+def _put(out, at, value):  # type: ignore[no-untyped-def]
+    for i in range(4):
+        out[at + i] = value >> 8 * i & 0xFF
+    return at + 4
+
+
+@compiled
+def _copy(data, p, size, out, at):  # type: ignore[no-untyped-def]
+    for i in range(size):
+        out[at + i] = data[p + i]
+    return at + size
+
+
+@compiled
+def _pcap(data, table, out):  # type: ignore[no-untyped-def]
+    """Packet records into `out`; returns the end."""
+    at = 0
+    for i in range(table.shape[1]):
+        time = table[3, i]
+        at = _put(out, at, time // 1_000_000_000)
+        at = _put(out, at, time % 1_000_000_000)
+        at = _put(out, at, table[1, i])
+        at = _put(out, at, table[2, i])
+        at = _copy(data, table[0, i], table[1, i], out, at)
+    return at
+
+
+@compiled
+def _pcapng(data, table, out):  # type: ignore[no-untyped-def]
+    """Packet blocks into `out`; returns the end."""
+    at = 0
+    for i in range(table.shape[1]):
+        size, time = table[1, i], table[3, i]
+        is_packet = table[4, i] >= 0
+        length = 32 + (size + 3) // 4 * 4 if is_packet else 16
+        at = _put(out, at, _EPB if is_packet else _CUSTOM)
+        at = _put(out, at, length)
+        if is_packet:
+            at = _put(out, at, table[4, i])
+            at = _put(out, at, time >> 32)
+            at = _put(out, at, time)
+            at = _put(out, at, size)
+            at = _put(out, at, table[2, i])
+            at = _copy(data, table[0, i], size, out, at)
+            while at % 4:
+                out[at] = 0
+                at += 1
+        else:
+            at = _put(out, at, 0)
+        at = _put(out, at, length)
+    return at
