@@ -363,7 +363,12 @@ end
 
 local function time_between(from, to)
   local seconds, rest = to.secs - from.secs, to.nsecs - from.nsecs
-  if rest < 0 then seconds, rest = seconds - 1, rest + 1000000000 end
+  -- Both parts have the sign of the whole: Wireshark prints -1 s + 0.7 s as -1.7 s.
+  if seconds > 0 and rest < 0 then
+    seconds, rest = seconds - 1, rest + 1000000000
+  elseif seconds < 0 and rest > 0 then
+    seconds, rest = seconds + 1, rest - 1000000000
+  end
   return NSTime.new(seconds, rest), seconds * 1000 + rest / 1000000
 end
 
