@@ -94,6 +94,10 @@ class Connection:
         return next((f.lost.frame for f in self._framers if f.lost and f.direction == direction),
                     None)
 
+    def passed(self, direction: str) -> int:
+        """Octets of this direction that have passed, those that the capture lacks included."""
+        return self.stream.passed(self.side(direction))
+
     def direction(self, side: int) -> str:
         """Direction of what this side sends."""
         return FORWARD if side == self.primary_side else BACK
@@ -203,14 +207,15 @@ class Connection:
     def _own(self, records: list[Record], side: int) -> list[Record]:
         for record in records:
             record.connection = self.number
-            self._learn(record)
+            self.learn(record)
         self._unacked[side] += records
         framer = self._framers[side]
         self.findings += [replace(f, connection=self.number) for f in framer.findings]
         framer.findings = []
         return records
 
-    def _learn(self, record: Record) -> None:
+    def learn(self, record: Record) -> None:
+        """Take in what a record tells about the connection."""
         structure = record.structure
         if structure is DOMAIN_HEADER:
             values = record.fields

@@ -18,6 +18,7 @@ from dissector import segments as seg
 from dissector.connection import OTHER, OURS, Connection
 from dissector.findings import Finding
 from dissector.packets import NO_PACKET, Container, Packets, Reader
+from dissector.protocol import DIRECTIONS
 from dissector.recall import read_octets
 from dissector.record import Record
 from dissector.segments import LINKS, STREAM, Streams
@@ -99,6 +100,12 @@ class Engine:
     def ours(self) -> list[Connection]:
         """The connections that carry one of our streams."""
         return [c for c in self.connections.values() if c.role == OURS]
+
+    def ends(self, connection: Connection) -> tuple[str, str]:
+        """ "address:port" of the primary and of the secondary."""
+        primary, secondary = (self.streams.endpoint(connection.number, connection.side(direction))
+                              for direction in DIRECTIONS)
+        return primary, secondary
 
     def _packets(self, packets: Packets, file: File) -> Iterator[Record | Sync]:
         file.packets += len(packets)

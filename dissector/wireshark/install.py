@@ -3,39 +3,25 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 from dissector.errors import CannotDo
 from dissector.wireshark.generate import generate
+from dissector.wireshark.tshark import find
 
 NAME = "xen_migration.lua"
-_PLACES = {
-    "win32": [Path(os.environ.get("PROGRAMFILES", r"C:\Program Files")) / "Wireshark" / "tshark.exe"],
-    "darwin": [Path("/Applications/Wireshark.app/Contents/MacOS/tshark")],
-}
-"""Where tshark is if it is not on the PATH."""
 
 
 class InstallError(CannotDo):
     """Wireshark's folder cannot be found or written to; the message says what to do."""
 
 
-def _tshark() -> str:
-    found = shutil.which("tshark") or next(
-        (str(path) for path in _PLACES.get(sys.platform, []) if path.exists()), None)
-    if not found:
-        raise InstallError("tshark was not found: install Wireshark, or copy lua/xen_migration.lua into the "
-                           "personal plug-in folder that Wireshark shows under About, Folders")
-    return found
-
-
 def folder() -> Path:
-    """The personal folder for Lua plug-ins, as tshark tells it.  Raises InstallError."""
-    done = subprocess.run([_tshark(), "-G", "folders"], capture_output=True, text=True)
+    """The personal folder for Lua plug-ins, as tshark tells it.  Raises TsharkError or InstallError."""
+    tshark = find(otherwise=", or copy lua/xen_migration.lua into the personal plug-in folder that Wireshark shows "
+                            "under About, Folders")
+    done = subprocess.run([tshark, "-G", "folders"], capture_output=True, text=True)
     places = dict(line.split(":", 1) for line in done.stdout.splitlines() if ":" in line)
     for name in ("Personal Lua Plugins", "Personal Plugins"):
         if name in places:
