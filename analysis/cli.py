@@ -272,6 +272,16 @@ _installer("uninstall", "Remove the dissector.")
 _installer("status", "Say whether the dissector is installed, and where.")
 
 
+@wireshark.command()
+@click.option("-o", "output", metavar="FOLDER", help="Write it there, to be imported, instead.")
+def profile(output: str | None) -> None:
+    """Add a profile with columns, colours, buttons and graphs for sync-points."""
+    with _ends():
+        from dissector.wireshark.install import add_profile
+
+        click.echo(add_profile(output))
+
+
 # --- what the commands share ------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 from dissector.connection import OURS, Connection
 from dissector.engine import Engine
 from dissector.findings import ERROR, NOTE, RULES, WARNING, Finding
-from dissector.protocol import DIRECTIONS, LAYERS, SENDER, STRUCTURES, XEN_COLO
+from dissector.protocol import BACK, DIRECTIONS, FORWARD, LAYERS, SENDER, STRUCTURES, XEN_COLO
 from dissector.record import COMPLETE, GAP, PENDING, SNAPPED, TRUNCATED, Record
 from dissector.syncpoints import (
     INSIDE_CHECKPOINT,
@@ -184,7 +184,7 @@ def connections(engine: Engine, records: pd.DataFrame, checkpoints: pd.DataFrame
     count = records["connection"].value_counts()
     epochs = checkpoints["connection"].value_counts()
     rows: list[dict[str, Any]] = []
-    for number in range(engine.streams.count) if every else sorted(engine.connections):
+    for number in sorted({*engine.connections, *range(engine.streams.count if every else 0)}):
         connection = engine.connections.get(number)
         ours = connection is not None and connection.role == OURS
         if not ours and not every:
@@ -205,14 +205,13 @@ def _connection(engine: Engine, number: int, ours: Connection | None, count: pd.
                 "kind": engine.seems(number),
                 "forward_octets": int(streams.octets[number, 0]),
                 "back_octets": int(streams.octets[number, 1])}
-    side = ours.primary_side or 0
-    return {"connection": number, "primary": streams.endpoint(number, side),
-            "secondary": streams.endpoint(number, 1 - side), "kind": ours.kind or None,
+    primary, secondary = engine.ends(ours)
+    return {"connection": number, "primary": primary, "secondary": secondary, "kind": ours.kind or None,
             "xen_version": ours.xen_version or None, "guest_type": ours.guest_type or None,
             "start_seen": ours.start_seen, "records": int(count.get(number, 0)),
             "checkpoints": int(epochs.get(number, 0)),
-            "forward_octets": ours.stream.passed(side),
-            "back_octets": ours.stream.passed(1 - side), "holes": len(ours.holes)}
+            "forward_octets": ours.passed(FORWARD), "back_octets": ours.passed(BACK),
+            "holes": len(ours.holes)}
 
 
 def findings(found: list[Finding]) -> pd.DataFrame:

@@ -127,6 +127,10 @@ class Connection:
         """(stream offset, octets) of a record that is too short in this direction to tell which it is."""
         return next((d.undecided for d in self._directions if d.direction == direction), (0, b""))
 
+    def passed(self, direction: str) -> int:
+        """Octets of this direction that have passed, those that the capture lacks included."""
+        return self.stream.passed(self.side(direction))
+
     def direction(self, side: int) -> str:
         """Direction of what this side sends."""
         return FORWARD if side == self.primary_side else BACK
@@ -310,7 +314,7 @@ class Connection:
     def _own(self, records: list[Record], side: int) -> list[Record]:
         for record in records:
             record.connection = self.number
-            self._learn(record)
+            self.learn(record)
             self._conformance.feed(record)
         self._unacked[side] += records
         direction = self._directions[side]
@@ -322,7 +326,8 @@ class Connection:
         self._doubted[side] = len(direction.unread)
         return records
 
-    def _learn(self, record: Record) -> None:
+    def learn(self, record: Record) -> None:
+        """Take in what a record tells about the connection."""
         structure = record.structure
         if structure is DOMAIN_HEADER:
             values = record.fields

@@ -18,6 +18,7 @@ from dissector import segments as seg
 from dissector.connection import OTHER, OURS, Connection
 from dissector.findings import Finding, Findings
 from dissector.packets import NO_PACKET, Container, Packets, Reader
+from dissector.protocol import DIRECTIONS
 from dissector.recall import read_octets
 from dissector.recognise import KINDS, NO_DATA, seems
 from dissector.record import Record
@@ -131,6 +132,12 @@ class Engine:
         if connection := self.connections.get(number):
             return seems(tuple(connection.prefixes))  # type: ignore[arg-type]
         return KINDS[self._kinds[number]] if number < len(self._kinds) else NO_DATA
+
+    def ends(self, connection: Connection) -> tuple[str, str]:
+        """ "address:port" of the primary and of the secondary."""
+        primary, secondary = (self.streams.endpoint(connection.number, connection.side(direction))
+                              for direction in DIRECTIONS)
+        return primary, secondary
 
     def _packets(self, packets: Packets, file: File) -> Iterator[Record | Sync]:
         file.packets += len(packets)

@@ -27,7 +27,6 @@ from dissector.protocol import (
     LAYERS,
     OPTIONAL,
     PAGE_SHIFT,
-    PFN,
     RECORDS,
     SENDER,
     START,
@@ -87,6 +86,12 @@ class _Shape:
     order: str
     shifted: bool = False
     padding_set: bool = False
+
+
+def announced_page_size(domain_header: Record) -> int:
+    """Octets of a page, as this record says; 0: it says nothing possible."""
+    shift = fields.integer(DOMAIN_HEADER, PAGE_SHIFT.name, domain_header.octets, domain_header.order)
+    return 1 << shift if shift is not None and shift < 32 else 0
 
 
 class Framer:
@@ -416,27 +421,8 @@ class Framer:
                         shape.length, shape.body_length, order, octets, shifted=shape.shifted,
                         page_size=self.page_size)
         record.first_frame, record.first_seen_ns = self._first
-        if structure is not None and shape.body_length is not None:
-            record.count = fields.count_of(structure, octets, order, shape.body_length)
-            self._count_pages(record)
+        record.count_items()
         return record
-
-    def _count_pages(self, record: Record) -> None:
-        """From the PFN words; where the capture lacks some, from the lengths, if they fit."""
-        structure, count = record.structure, record.count
-        array = fields.counts_items(structure) if structure else None
-        if structure is None or count is None or array is None or not fields.keeps(structure):
-            return
-        pfns = fields.words(structure, record.octets, record.order, count)
-        if pfns is not None and len(pfns) == count:
-            record.pages = fields.pages_of(pfns)
-            if count:
-                record.pfn_range = PFN.of(int(pfns[0])), PFN.of(int(pfns[-1]))
-            return
-        at, width = fields.place(structure, array.name)
-        rest = HEADER_SIZE + (record.body_length or 0) - at - count * width
-        if self.page_size and rest >= 0 and rest % self.page_size == 0:
-            record.pages = rest // self.page_size
 
     def _complete(self, record: Record, end: int) -> None:
         """Its times and its status, now that its last octet is here."""
@@ -488,8 +474,7 @@ class Framer:
     def _advance(self, record: Record) -> None:
         """On to the next record."""
         if record.structure is DOMAIN_HEADER:
-            shift = fields.integer(DOMAIN_HEADER, PAGE_SHIFT.name, record.octets, record.order)
-            self.page_size = 1 << shift if shift is not None and shift < 32 else 0
+            self.page_size = announced_page_size(record)
         self._last_frame = record.frame
         if then := self.state.after(record.structure):
             self.state = STATES[then]

@@ -7,8 +7,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from dissector.fields import LITTLE_ENDIAN, decode, integer
-from dissector.protocol import CHECKPOINT_STATE, CONTROL_ID, PAGE_DATA, Structure
+from dissector.fields import (
+    HEADER_SIZE,
+    LITTLE_ENDIAN,
+    count_of,
+    counts_items,
+    decode,
+    integer,
+    keeps,
+    pages_of,
+    place,
+    words,
+)
+from dissector.protocol import CHECKPOINT_STATE, CONTROL_ID, PAGE_DATA, PFN, Structure
 
 if TYPE_CHECKING:
     from scapy.packet import Packet
@@ -93,6 +104,27 @@ class Record:
     def fields(self) -> dict[str, Any]:
         """Its fields by name, as far as the kept octets reach (see `dissector.fields.decode`)."""
         return decode(self.structure, self.octets, self.order) if self.structure else {}
+
+    def count_items(self) -> None:
+        """Fill in `count`, `pages` and `pfn_range`: from the PFN words; where the capture lacks some
+        of them, from the lengths, if they fit."""
+        structure = self.structure
+        if structure is None or self.body_length is None:
+            return
+        count = self.count = count_of(structure, self.octets, self.order, self.body_length)
+        array = counts_items(structure)
+        if count is None or array is None or not keeps(structure):
+            return
+        pfns = words(structure, self.octets, self.order, count)
+        if pfns is not None and len(pfns) == count:
+            self.pages = pages_of(pfns)
+            if count:
+                self.pfn_range = PFN.of(int(pfns[0])), PFN.of(int(pfns[-1]))
+            return
+        at, width = place(structure, array.name)
+        rest = HEADER_SIZE + self.body_length - at - count * width
+        if self.page_size and rest >= 0 and rest % self.page_size == 0:
+            self.pages = rest // self.page_size
 
     def read(self) -> bytes | None:
         """Every octet as it stood on the wire, page contents and blobs too; None if they cannot be

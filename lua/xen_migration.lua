@@ -109,12 +109,17 @@ field("record.stream_offset", ProtoField.int64("xenmig.record.stream_offset", "S
 field("record.status", ProtoField.string("xenmig.record.status", "Status"))
 field("record.first_frame", ProtoField.framenum("xenmig.record.first_frame", "Begins in frame"))
 field("record.frame", ProtoField.framenum("xenmig.record.frame", "Delivered in frame"))
+field("record.delivered", ProtoField.relative_time("xenmig.record.delivered", "Delivered, since the epoch"))
+field("record.spread", ProtoField.relative_time("xenmig.record.spread", "Delivered after its first octet"))
 field("record.pages", ProtoField.uint32("xenmig.record.pages", "Pages", base.DEC))
+field("record.byte_order", ProtoField.string("xenmig.record.byte_order", "Byte order"))
+field("record.octets", ProtoField.bytes("xenmig.record.octets", "Its octets, up to contents of pages and blobs"))
 field("libxl.type", ProtoField.uint32("xenmig.libxl.type", "Type", base.DEC, TYPES.libxl))
 field("libxc.type", ProtoField.uint32("xenmig.libxc.type", "Type", base.DEC, TYPES.libxc))
 field("sync.name", ProtoField.string("xenmig.sync.name", "Sync-point"))
 field("sync.checkpoint", ProtoField.uint32("xenmig.sync.checkpoint", "Checkpoint", base.DEC))
 field("sync.status", ProtoField.string("xenmig.sync.status", "Status"))
+field("sync.doubt", ProtoField.bool("xenmig.sync.doubt", "Octets are missing in front of it"))
 field("sync.previous", ProtoField.framenum("xenmig.sync.previous", "Previous sync-point"))
 field("sync.next", ProtoField.framenum("xenmig.sync.next", "Next sync-point"))
 field("sync.latency", ProtoField.relative_time("xenmig.sync.latency", "Time since the previous sync-point"))
@@ -536,7 +541,12 @@ end
 
 local function time_between(from, to)
   local seconds, rest = to.secs - from.secs, to.nsecs - from.nsecs
-  if rest < 0 then seconds, rest = seconds - 1, rest + 1000000000 end
+  -- Both parts have the sign of the whole: Wireshark prints -1 s + 0.7 s as -1.7 s.
+  if seconds > 0 and rest < 0 then
+    seconds, rest = seconds - 1, rest + 1000000000
+  elseif seconds < 0 and rest > 0 then
+    seconds, rest = seconds + 1, rest - 1000000000
+  end
   return NSTime.new(seconds, rest), seconds * 1000 + rest / 1000000
 end
 
@@ -620,7 +630,7 @@ local function complete(conn, dir, chunk)
     structure = shape.structure, index = shape.index, layer = shape.layer, type = shape.type,
     body_length = shape.body_length, length = shape.length, offset = dir.offset, big = shape.big,
     head = head:sub(1, shape.keep), direction = dir.direction, first_frame = dir.first_frame,
-    frame = chunk.frame, time = chunk.time, status = dir.touched, shifted = shape.shifted,
+    first_time = dir.first_time, frame = chunk.frame, time = chunk.time, status = dir.touched, shifted = shape.shifted,
     first_shifted = shape.first_shifted,
     name = shape.structure and shape.structure.name or string.format("0x%08x", shape.type),
   }
@@ -659,7 +669,7 @@ step = function(conn, dir, chunk, pos)
     piece = upto
   end
   while pos < stop and not dir.lost do
-    if not dir.first_frame then dir.first_frame = chunk.frame end
+    if not dir.first_frame then dir.first_frame, dir.first_time = chunk.frame, chunk.time end
     if dir.shape and #dir.head >= dir.shape.keep or dir.cut and dir.shape then
       local last = dir.offset + dir.shape.length
       local upto = math.min(last, stop)
@@ -852,6 +862,7 @@ local function show_sync(tree, record, infos)
   tree:add(F["sync.name"], sync.name):set_generated()
   if sync.checkpoint then tree:add(F["sync.checkpoint"], sync.checkpoint):set_generated() end
   tree:add(F["sync.status"], sync.status):set_generated()
+  tree:add(F["sync.doubt"], sync.doubt or false):set_generated()
   if sync.previous then
     local latency, ms = time_between(sync.previous.time, record.time)
     tree:add(F["sync.previous"], sync.previous.frame):set_generated()
@@ -880,6 +891,9 @@ local function show_record(tree, record, item, tvb, infos)
   sub:add(F["record.status"], record.status):set_generated()
   sub:add(F["record.first_frame"], record.first_frame):set_generated()
   sub:add(F["record.frame"], record.frame):set_generated()
+  sub:add(F["record.delivered"], record.time):set_generated()
+  sub:add(F["record.spread"], (time_between(record.first_time, record.time))):set_generated()
+  sub:add(F["record.byte_order"], record.big and "big" or "little"):set_generated()
   if record.pages then sub:add(F["record.pages"], record.pages):set_generated() end
   local own = tvb
   if item.at and item.from == 0 and item.length >= #record.head and not record.shifted
@@ -888,7 +902,10 @@ local function show_record(tree, record, item, tvb, infos)
   elseif #record.head > 0 then
     own = ByteArray.new(record.head, true):tvb("Beginning of " .. record.name)
   end
-  if #record.head > 0 then show_fields(sub, record, own) end
+  if #record.head > 0 then
+    sub:add(F["record.octets"], own(0, #record.head)):set_hidden()
+    show_fields(sub, record, own)
+  end
   if record.bad_length then sub:add_proto_expert_info(E.bad_length) end
   if record.reserved then sub:add_proto_expert_info(E.reserved_not_zero) end
   if record.padding then sub:add_proto_expert_info(E.padding_not_zero) end

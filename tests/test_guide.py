@@ -18,9 +18,9 @@ from tests.synthesiser.wire import Wire
 ROOT = Path(__file__).parent.parent
 
 
-def blocks(path: str) -> str:
-    """The Python of a page, block behind block."""
-    return "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / path).read_text(), re.S))
+def blocks(path: str) -> list[str]:
+    """The blocks of Python of a page."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / path).read_text(), re.S)
 
 
 def run(code: str, folder: Path) -> str:
@@ -33,7 +33,7 @@ def run(code: str, folder: Path) -> str:
 def test_the_scapy_guide(tmp_path: Path) -> None:
     (tmp_path / "pcaps").symlink_to(ROOT / "pcaps")
     files.write(tmp_path / "colo.pcap", Wire(stream.colo(1, Guest(memory=2))))
-    out = run(blocks("docs/scapy.md") + "\nassert again == stream\n"
+    out = run("\n".join(blocks("docs/scapy.md")) + "\nassert again == stream\n"
               "assert again[LibxcPageData].body_length == 4120\n"
               "assert dirty.build()[4:8] == bytes([24, 0, 0, 0])\n", tmp_path)
     assert "###[ libxl CHECKPOINT_STATE ]###" in out
@@ -43,7 +43,7 @@ def test_the_scapy_guide(tmp_path: Path) -> None:
 
 
 def test_the_python_of_the_readme() -> None:
-    out = run(blocks("README.md"), ROOT)
+    out = run("\n".join(blocks("README.md")), ROOT)
     assert "'khz': 2596" in out
 
 

@@ -156,6 +156,16 @@ def test_several_migrations_and_a_wrap(tmp_path: Path) -> None:
     agree(files.write(tmp_path / "x.pcap", wires))
 
 
+def test_a_clock_that_steps_back(tmp_path: Path) -> None:
+    """Latencies are negative then, with every digit right."""
+    wire = Wire(stream.colo(2, SMALL), mss=60)
+    wire.rows["time"] -= 2_500_000 * np.arange(len(wire.rows))
+    capture = tmp_path / "x.pcap"
+    capture.write_bytes(files.pcap(list(files.frames(wire))))
+    mine = agree(capture)
+    assert "clock_back" in mine.rules()
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_duplicates_and_overlaps_with_default_preferences(tmp_path: Path, seed: int) -> None:
     wire = repeat(Wire(stream.colo(2, SMALL), mss=700), np.random.default_rng(seed), 0.1)
