@@ -44,6 +44,9 @@ RULES = {rule.name: rule for rule in (
          "PFNs; the reader takes them for PFN 0 and the last PFN for the next record"),
     # the capture
     Rule("hole", WARNING, "capture", "octets of the stream are missing from the capture"),
+    Rule("found_place", NOTE, "capture", "reading begins, or goes on, at a landmark inside the "
+         "stream; what lies before it, back to the lost place or to the start of the capture, is "
+         "not read"),
     Rule("clock_back", NOTE, "capture", "the capture's clock steps back"),
     Rule("capture_drops", WARNING, "capture", "the capturing program dropped packets"),
     Rule("damaged_file", WARNING, "capture", "the capture file ends early or is damaged"),
