@@ -35,7 +35,7 @@ local ALIASES = @ALIASES@
 
 local KEPT_MIN = 1024 -- more than every header and fixed part has
 local SYNC_SIZE = 2 * HEADER
-local RUN_MAX = 4 * SYNC_SIZE -- octets that decide whether a run of segments is sync-points
+local RUN_MAX = 5 * SYNC_SIZE -- octets that decide: a tail, what one end may send at once, and one too many
 
 -- fields and expert infos -----------------------------------------------------------------------------
 
