@@ -251,7 +251,7 @@ proto.prefs.ports = Pref.range("TCP ports", "",
 
 local tcp_stream, tcp_seq = Field.new("tcp.stream"), Field.new("tcp.seq")
 local frame_time = Field.new("frame.time_epoch")
-local tcp_fin = Field.new("tcp.flags.fin")
+local tcp_fin, tcp_ack = Field.new("tcp.flags.fin"), Field.new("tcp.ack")
 local has_completeness, tcp_completeness = pcall(Field.new, "tcp.completeness") -- since Wireshark 3.6
 
 -- octets ----------------------------------------------------------------------------------------------
@@ -291,6 +291,12 @@ end
 
 local function last(values)
   return values[#values]
+end
+
+-- Between sequence numbers, which wrap.
+local function distance(from, to)
+  local octets = (to - from) % 2 ^ 32
+  return octets < 2 ^ 31 and octets or octets - 2 ^ 32
 end
 
 local function opposite(direction)
@@ -1110,7 +1116,7 @@ local function show(items, tvb, pinfo, tree)
     elseif item.found then
       tree:add_proto_expert_info(E.found_place, string.format(
         "The place is found at a sync-point; %d octets before it are not read", item.found))
-    elseif item.open then
+    elseif item.open and item.at then -- not of an earlier frame
       local name = item.open.structure and item.open.structure.name or "a record"
       local text = string.format("%s of %s begun in frame %d, %d of %d octets",
         item.from == 0 and "Beginning" or "Continuation", name, item.first_frame, item.from + item.length,
@@ -1348,13 +1354,15 @@ function proto.dissector(tvb, pinfo, tree)
       dir = new_direction(conn, relative)
       conn.dirs[from] = dir
     end
+    -- Inside a checkpoint: what is acknowledged and not in hand may have been its end.
+    local other = conn.tracker.inside and dir.direction == BACK and other_end(conn, dir)
+    if other and distance(other.next + other.base, last({ tcp_ack() }).value - 1) > 0 then doubt(conn) end
     -- Offsets count on where sequence numbers wrap.
     local high = dir.next or 0
-    local distance = (relative - dir.base - high) % 2 ^ 32
-    if distance >= 2 ^ 31 then distance = distance - 2 ^ 32 end
     items = {}
-    feed(conn, dir, { offset = high + distance, length = length, avail = tvb:len(), frame = frame,
-                      time = last({ frame_time() }).value, items = items, at = 0, tvb = tvb })
+    feed(conn, dir, {
+      offset = high + distance(high + dir.base, relative), length = length, avail = tvb:len(), frame = frame,
+      time = last({ frame_time() }).value, items = items, at = 0, tvb = tvb })
     if conn.ours then
       shown[frame] = shown[frame] or {}
       shown[frame][key] = items

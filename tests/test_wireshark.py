@@ -185,10 +185,17 @@ def test_octets_that_never_come(tmp_path: Path) -> None:
         assert lost >= len(holes.split()) >= bool(lost)
 
 
+def swapped(messages: list[stream.Message], *structures: protocol.Structure) -> list[stream.Message]:
+    """The first neighbours of these kinds change places."""
+    at = next(i for i in range(len(messages)) if tuple(m.structure for m in messages[i:i + 2]) == structures)
+    return [*messages[:at], messages[at + 1], messages[at], *messages[at + 2:]]
+
+
 @pytest.mark.parametrize(("case", "rule"), [
     (lambda m: m, ""), (lambda m: [replace(x, direction="back") if x.control_id == 0 else x for x in m],
                         "wrong_sender"),
     (lambda m: [x for x in m if x.control_id != 1], "out_of_order"),
+    (lambda m: swapped(m, protocol.CHECKPOINT_END, protocol.CHECKPOINT_STATE), "inside_checkpoint"),
     (lambda m: [replace(x, octets=x.octets[:-1] + b"\1") if x.structure is protocol.X86_TSC_INFO else x for x in m],
      "reserved_not_zero"),
     (lambda m: [replace(x, octets=x.octets[:-1] + b"\1") if x.structure is protocol.EMULATOR_XENSTORE_DATA else x
@@ -457,7 +464,8 @@ def test_a_lost_place_is_found_again(tmp_path: Path, structure: protocol.Structu
     torn = files.write(tmp_path / "torn.pcap", wire.keep(wire.rows[~gone]))
     found = listed(torn, *passes)[40_000]
     assert [name for name, _ in found] == passing(wire)
-    assert [status for _, status in found].count("unknown_order") == 1
+    # A hole is known when the same side goes on, or the other acknowledges more than there is.
+    assert 1 <= [status for _, status in found].count("unknown_order") <= 1 + (structure is protocol.CHECKPOINT_END)
     assert {status for _, status in found} == {"ok", "unknown_order"}
     for capture, count in ((torn, 1), (files.write(tmp_path / "whole.pcap", wire), 0)):
         for rule in ("lost_place", "found_place"):
@@ -547,13 +555,13 @@ def test_the_window(tmp_path: Path) -> None:
     script = tmp_path / "window.lua"
     script.write_text('''
         local open
-        gui_enabled = function() return true end
-        register_menu = function(_, action) open = action end
-        copy_to_clipboard = function(text) print("copied " .. text) end
-        set_filter = function(text) print("filter " .. text) end
-        apply_filter = function() print("applied") end
+        _G.gui_enabled = function() return true end
+        _G.register_menu = function(_, action) open = action end
+        _G.copy_to_clipboard = function(text) print("copied " .. text) end
+        _G.set_filter = function(text) print("filter " .. text) end
+        _G.apply_filter = function() print("applied") end
         local buttons = {}
-        TextWindow = { new = function() return {
+        _G.TextWindow = { new = function() return {
           set = function(_, text) print("shown " .. text) end,
           add_button = function(_, label, action) buttons[#buttons + 1] = { label, action } end } end }
         local tap = Listener.new("frame")
