@@ -1170,6 +1170,11 @@ local function end_of(pinfo)
   return tostring(pinfo.src) .. " " .. pinfo.src_port
 end
 
+-- Whether Wireshark hands over late segments, so that what is missing may still come (known since 3.5).
+local function waits_for_late()
+  return get_preference and get_preference("tcp.reassemble_out_of_order")
+end
+
 function proto.dissector(tvb, pinfo, tree)
   local length = tvb:reported_len()
   if length == 0 then return 0 end
@@ -1194,7 +1199,7 @@ function proto.dissector(tvb, pinfo, tree)
       conn.dirs[from] = dir
     end
     -- Inside a checkpoint: what is acknowledged and not in hand may have been its end.
-    local other = conn.tracker.inside and dir.direction == BACK and other_end(conn, dir)
+    local other = conn.tracker.inside and dir.direction == BACK and not waits_for_late() and other_end(conn, dir)
     if other and distance(other.next + other.base, last({ tcp_ack() }).value - 1) > 0 then doubt(conn) end
     -- Offsets count on where sequence numbers wrap.
     local high = dir.next or 0
