@@ -79,11 +79,14 @@ local EXCESS, ALIGNMENT, BODY_LENGTH_MAX, OPTIONAL = 8, 8, 134217728, 2147483648
 local TYPE_WIDTH, HEADER, ENDIAN_BIT = 4, 8, 0
 local NO_PAGE = { [13] = true, [14] = true, [15] = true } -- types of PFNs that carry no page
 local FORWARD, BACK = "forward", "back"
+local LANDMARK = { forward = "checkpoint end", back = "back" } -- direction -> state in which a sync-point is read that was found
+local PAGE_SIZE = 4096 -- until a domain header tells it
 local TYPES = { libxl = { [0] = "END", [1] = "LIBXC_CONTEXT", [2] = "EMULATOR_XENSTORE_DATA", [3] = "EMULATOR_CONTEXT", [4] = "CHECKPOINT_END", [5] = "CHECKPOINT_STATE" }, libxc = { [0] = "END", [1] = "PAGE_DATA", [2] = "X86_PV_INFO", [3] = "X86_PV_P2M_FRAMES", [4] = "X86_PV_VCPU_BASIC", [5] = "X86_PV_VCPU_EXTENDED", [6] = "X86_PV_VCPU_XSAVE", [7] = "SHARED_INFO", [8] = "X86_TSC_INFO", [9] = "HVM_CONTEXT", [10] = "HVM_PARAMS", [11] = "TOOLSTACK", [12] = "X86_PV_VCPU_MSRS", [13] = "VERIFY", [14] = "CHECKPOINT", [15] = "CHECKPOINT_DIRTY_PFN_LIST", [16] = "STATIC_DATA_END", [17] = "X86_CPUID_POLICY", [18] = "X86_MSR_POLICY" } }
 local ALIASES = { ["xenmig.libxl.checkpoint_state.control_id"] = "xenmig.colo_context.control_id" }
 
-local KEPT_MAX = 65536 -- octets of a record's beginning that are kept
+local KEPT_MIN = 1024 -- more than every header and fixed part has
 local SYNC_SIZE = 2 * HEADER
+local RUN_MAX = 5 * SYNC_SIZE -- octets that decide: a tail, what one end may send at once, and one too many
 
 -- fields and expert infos -----------------------------------------------------------------------------
 
@@ -235,12 +238,14 @@ rule("truncated", ProtoExpert.new("xenmig.expert.truncated", "a stream ends insi
 rule("reserved_not_zero", ProtoExpert.new("xenmig.expert.reserved_not_zero", "reserved bits or fields are not zero", expert.group.PROTOCOL, expert.severity.WARN))
 rule("padding_not_zero", ProtoExpert.new("xenmig.expert.padding_not_zero", "the padding of a record is not zero", expert.group.PROTOCOL, expert.severity.WARN))
 rule("optional_record", ProtoExpert.new("xenmig.expert.optional_record", "an optional record that this description does not know; it is skipped", expert.group.PROTOCOL, expert.severity.NOTE))
-rule("lost_place", ProtoExpert.new("xenmig.expert.lost_place", "no record of the protocol stands where one must; what follows in this direction is not read", expert.group.PROTOCOL, expert.severity.ERROR))
-rule("lost_in_hole", ProtoExpert.new("xenmig.expert.lost_in_hole", "the octets that tell which record stands here are missing from the capture; what follows in this direction is not read", expert.group.SEQUENCE, expert.severity.WARN))
+rule("lost_place", ProtoExpert.new("xenmig.expert.lost_place", "no record of the protocol stands where one must; what follows in this direction is not read up to the next landmark", expert.group.PROTOCOL, expert.severity.ERROR))
 rule("shifted_dirty_list", ProtoExpert.new("xenmig.expert.shifted_dirty_list", "Xen 4.18 or later (commit efe8de1f91) writes 8 octets too many in front of the dirty PFNs; the reader takes them for PFN 0 and the last PFN for the next record", expert.group.PROTOCOL, expert.severity.WARN))
 rule("one_pfn_lists", ProtoExpert.new("xenmig.expert.one_pfn_lists", "every dirty list of the connection is the one PFN 0: Xen on AMD asks for the dirty pages before it knows how many there are; the primary never merges what the secondary dirtied", expert.group.PROTOCOL, expert.severity.WARN))
 rule("empty_record", ProtoExpert.new("xenmig.expert.empty_record", "a record without content, as Xen 4.6 to 4.8 may write it; readers skip it", expert.group.PROTOCOL, expert.severity.NOTE))
 rule("hole", ProtoExpert.new("xenmig.expert.hole", "octets of the stream are missing from the capture", expert.group.SEQUENCE, expert.severity.WARN))
+rule("lost_in_hole", ProtoExpert.new("xenmig.expert.lost_in_hole", "the octets that tell which record stands here are missing from the capture; what follows in this direction is not read up to the next landmark", expert.group.SEQUENCE, expert.severity.WARN))
+rule("found_place", ProtoExpert.new("xenmig.expert.found_place", "reading begins, or goes on, at a landmark inside the stream; what lies before it, back to the lost place or to the start of the capture, is not read", expert.group.SEQUENCE, expert.severity.NOTE))
+rule("hole_given_up", ProtoExpert.new("xenmig.expert.hole_given_up", "so much waits behind a hole that it is given up, although it might still be filled", expert.group.SEQUENCE, expert.severity.WARN))
 rule("clock_back", ProtoExpert.new("xenmig.expert.clock_back", "the capture's clock steps back", expert.group.SEQUENCE, expert.severity.NOTE))
 rule("capture_drops", ProtoExpert.new("xenmig.expert.capture_drops", "the capturing program dropped packets", expert.group.SEQUENCE, expert.severity.WARN))
 rule("damaged_file", ProtoExpert.new("xenmig.expert.damaged_file", "the capture file ends early or is damaged", expert.group.SEQUENCE, expert.severity.WARN))
@@ -249,6 +254,9 @@ rule("ip_fragment", ProtoExpert.new("xenmig.expert.ip_fragment", "IP fragments, 
 rule("tunnelled", ProtoExpert.new("xenmig.expert.tunnelled", "packets inside a tunnel (VXLAN, GRE, IP in IP); they are opened and read", expert.group.SEQUENCE, expert.severity.NOTE))
 rule("opaque_tunnel", ProtoExpert.new("xenmig.expert.opaque_tunnel", "packets inside an encapsulation that is not opened (ESP, MPLS, PPPoE, Geneve, GTP) and could hide a stream; capture inside of it", expert.group.SEQUENCE, expert.severity.WARN))
 rule("unknown_link", ProtoExpert.new("xenmig.expert.unknown_link", "frames of a link type that is not understood", expert.group.SEQUENCE, expert.severity.WARN))
+rule("more_findings", ProtoExpert.new("xenmig.expert.more_findings", "a rule is broken so often in a connection that only the first breaches are listed", expert.group.SEQUENCE, expert.severity.NOTE))
+rule("too_many_connections", ProtoExpert.new("xenmig.expert.too_many_connections", "more connections than are followed at once; connections were left that might carry a stream", expert.group.SEQUENCE, expert.severity.WARN))
+rule("unacknowledged", ProtoExpert.new("xenmig.expert.unacknowledged", "more records than are remembered wait for an ACK (a capture of one direction?); when they were acknowledged is not known", expert.group.SEQUENCE, expert.severity.NOTE))
 rule("stale_segments", ProtoExpert.new("xenmig.expert.stale_segments", "segments whose sequence numbers are far outside the stream (of an earlier connection?)", expert.group.SEQUENCE, expert.severity.NOTE))
 rule("phases_out_of_order", ProtoExpert.new("xenmig.expert.phases_out_of_order", "boundaries of a checkpoint's phases passed the capture point out of order", expert.group.SEQUENCE, expert.severity.WARN))
 
@@ -257,9 +265,16 @@ proto.experts = experts
 
 proto.prefs.summary = Pref.bool("Print latencies at the end (tshark)", false, "As `coloscope latency` has them")
 proto.prefs.items = Pref.uint("Items of an array to show", 16, "Of PFN arrays and the like; all are read")
+proto.prefs.kept = Pref.uint("Octets of a record to collect", 65536,
+  "Of its beginning; what is behind is counted only. At least " .. KEPT_MIN)
+proto.prefs.ports = Pref.range("TCP ports", "",
+  "Where captures may start late: every connection of these ports is searched for sync-points. "
+  .. "libvirt uses 49152-49216", 65535)
 
 local tcp_stream, tcp_seq = Field.new("tcp.stream"), Field.new("tcp.seq")
 local frame_time = Field.new("frame.time_epoch")
+local tcp_fin, tcp_ack = Field.new("tcp.flags.fin"), Field.new("tcp.ack")
+local has_completeness, tcp_completeness = pcall(Field.new, "tcp.completeness") -- since Wireshark 3.6
 
 -- octets ----------------------------------------------------------------------------------------------
 
@@ -285,6 +300,34 @@ end
 
 local function starts(octets, magic)
   return octets:sub(1, #magic) == magic
+end
+
+local function encoded(value, width, big)
+  local octets = {}
+  for i = 1, width do
+    octets[big and width + 1 - i or i] = string.char(value % 256)
+    value = math.floor(value / 256)
+  end
+  return table.concat(octets)
+end
+
+local function last(values)
+  return values[#values]
+end
+
+-- Between sequence numbers, which wrap.
+local function distance(from, to)
+  local octets = (to - from) % 2 ^ 32
+  return octets < 2 ^ 31 and octets or octets - 2 ^ 32
+end
+
+local function opposite(direction)
+  return direction == FORWARD and BACK or FORWARD
+end
+
+-- Octets of a record's beginning that are kept.
+local function kept_max()
+  return math.max(proto.prefs.kept, KEPT_MIN)
 end
 
 -- Where the fields of a structure begin.
@@ -333,15 +376,36 @@ function proto.init()
   connections, shown = {}, {}
 end
 
-local function new_direction(direction)
-  return { direction = direction, state = STATES[START[direction]], big = {}, offset = nil, head = "",
-           need = HEADER, touched = "complete", page_size = 0 }
+-- Nothing of the next record is in hand.
+local function between_records(dir)
+  dir.head, dir.need, dir.shape, dir.first_frame, dir.touched, dir.cut = "", HEADER, nil, nil, "complete", nil
 end
 
--- An end of the reading in this direction.
-local function lose(dir, chunk, why)
-  dir.lost = true
+-- Octets are missing or not understood: the next sync-point cannot be judged.
+local function doubt(conn)
+  conn.tracker.doubt, conn.tracker.inside = true, false
+end
+
+-- From here on this direction cannot be read, until a sync-point tells the place.
+local function lose(conn, dir, chunk, why)
+  dir.lost, dir.waiting = true, nil
+  doubt(conn)
   chunk.items[#chunk.items + 1] = { lost = why, at = chunk.at, offset = dir.offset }
+end
+
+-- A direction without a place: its first octets, or a sync-point, will tell which it is.
+local function new_direction(conn, relative)
+  local _, other = next(conn.dirs)
+  local direction = other and other.direction
+  local started = has_completeness and bits(last({ tcp_completeness() }).value, 0, 1) ~= 0 -- a SYN was seen
+  return { direction = direction and opposite(direction), lost = true, big = {}, page_size = PAGE_SIZE,
+           base = started and 0 or relative, from_start = started and relative == 0 }
+end
+
+local function other_end(conn, dir)
+  for _, other in pairs(conn.dirs) do
+    if other ~= dir then return other end
+  end
 end
 
 local function is_sync(octets, big)
@@ -382,7 +446,7 @@ local function recognise(dir, ended)
         dir.big[structure.layer] = big
       end
       return { structure = structure, index = index, layer = structure.layer, length = size,
-               keep = math.min(size, KEPT_MAX), big = big or false }
+               keep = math.min(size, kept_max()), big = big or false }
     end
     if #head < #magic and starts(magic, head) then candidate = true end
   end
@@ -431,7 +495,7 @@ local function recognise(dir, ended)
     end
     -- The shape of the lists before holds: Wireshark cannot wait for the end of a stream.
     if not dir.plain and (length == 0 or zero(head:sub(HEADER + 1, HEADER + EXCESS))) then
-      local whole = math.min(shape.length, KEPT_MAX)
+      local whole = math.min(shape.length, kept_max())
       if #head < whole and not ended then return nil, whole end
       return "ahead", shape
     end
@@ -452,7 +516,7 @@ local function recognise(dir, ended)
       end
     end
   end
-  shape.keep = math.min(shape.keep, KEPT_MAX)
+  shape.keep = math.min(shape.keep, kept_max())
   return shape
 end
 
@@ -553,10 +617,7 @@ end
 -- Sync-points: the same judgement as the engine's.
 local function judge(conn, record)
   local tracker = conn.tracker
-  for _, dir in pairs(conn.dirs) do
-    if dir.lost then tracker.doubt, tracker.inside = true, false end
-  end
-  if record.status == "gap" then tracker.doubt, tracker.inside = true, false end
+  if record.status == "gap" then doubt(conn) end
   if record.direction == FORWARD and (record.index == INSIDE[1] or record.index == INSIDE[2]) then
     tracker.inside = record.index == INSIDE[1]
   end
@@ -585,7 +646,7 @@ local function judge(conn, record)
   local sync = { name = point.name, status = status, checkpoint = tracker.opened, previous = tracker.last,
                  doubt = tracker.doubt, usual = point.usual, after = point.after }
   conn.syncs[#conn.syncs + 1] = record
-  if conn.start_seen == nil and tracker.opened == 0 then sync.checkpoint = nil end
+  if not conn.start_seen and tracker.opened == 0 then sync.checkpoint = nil end
   if point.name == CLOSES then sync.begin = tracker.begin end
   record.sync = sync
   if tracker.last then tracker.last.sync.next = record end
@@ -619,7 +680,7 @@ local function decide_list(dir, shape, ahead, ended)
     dir.shifted_seen = true
   end
   dir.shifted, dir.plain = moved, not moved
-  shape.keep = math.min(shape.keep, KEPT_MAX)
+  shape.keep = math.min(shape.keep, kept_max())
   return shape
 end
 
@@ -652,7 +713,7 @@ local function complete(conn, dir, chunk)
   local following = state.next[record.index] or state.otherwise
   if following then dir.state = STATES[following] end
   dir.offset = dir.offset + record.length
-  dir.head, dir.need, dir.shape, dir.first_frame, dir.touched, dir.cut = "", HEADER, nil, nil, "complete", nil
+  between_records(dir)
   judge(conn, record)
   return record
 end
@@ -671,11 +732,11 @@ step = function(conn, dir, chunk, pos)
   while pos < stop and not dir.lost do
     if not dir.first_frame then dir.first_frame, dir.first_time = chunk.frame, chunk.time end
     if dir.shape and #dir.head >= dir.shape.keep or dir.cut and dir.shape then
-      local last = dir.offset + dir.shape.length
-      local upto = math.min(last, stop)
+      local finish = dir.offset + dir.shape.length
+      local upto = math.min(finish, stop)
       if upto > chunk.offset + chunk.avail and dir.touched == "complete" then dir.touched = "snapped" end
       pos = upto
-      if pos == last then show(complete(conn, dir, chunk), pos) end
+      if pos == finish then show(complete(conn, dir, chunk), pos) end
     else
       local want = dir.shape and dir.shape.keep or dir.need
       local octets = octets_at(chunk, dir.offset + #dir.head, want - #dir.head)
@@ -694,7 +755,7 @@ step = function(conn, dir, chunk, pos)
         elseif need then
           dir.need = need
         else
-          lose(dir, chunk, why)
+          lose(conn, dir, chunk, why)
         end
       end
       if dir.shape and #dir.head >= dir.shape.keep and dir.offset + dir.shape.length <= pos then
@@ -706,7 +767,208 @@ step = function(conn, dir, chunk, pos)
   return pos
 end
 
--- Octets of one direction, in order, from a frame.
+-- Octets behind a list whose shape is not clear: 16 of them decide, or the end of the stream.
+local function gather(conn, dir, chunk, pos)
+  local waiting, stop = dir.waiting, chunk.offset + chunk.length
+  waiting.chunks[#waiting.chunks + 1] = {
+    offset = pos, length = stop - pos, avail = chunk.offset + chunk.avail - pos, frame = chunk.frame,
+    time = chunk.time, items = chunk.items, at = chunk.at and chunk.at + pos - chunk.offset,
+    tvb = chunk.tvb, text = octets_at(chunk, pos, stop - pos) }
+  waiting.count = waiting.count + stop - pos
+  local before = waiting.shape.length - #dir.head -- octets of the list beyond what is kept
+  local ended = last({ tcp_fin() }).value
+  if waiting.count < before + SYNC_SIZE and not ended then return end
+  local text = ""
+  for _, c in ipairs(waiting.chunks) do text = text .. c.text end
+  dir.waiting = nil
+  dir.shape = decide_list(dir, waiting.shape, text:sub(before + 1, before + SYNC_SIZE), ended)
+  local plain_end = dir.offset + dir.shape.length
+  if plain_end <= waiting.chunks[1].offset then
+    local record = complete(conn, dir, waiting)
+    chunk.items[#chunk.items + 1] = { record = record, length = 0, from = record.length, offset = record.offset,
+                                      first_frame = record.first_frame }
+  end
+  for _, c in ipairs(waiting.chunks) do
+    c.items = chunk.items
+    if c.frame ~= chunk.frame then c.at = nil end
+    step(conn, dir, c, c.offset)
+    if dir.waiting then
+      -- Another list already, and not decided yet: what is left of this chunk waits, too.
+      local rest = dir.offset + #dir.head - c.offset
+      if rest < c.length then
+        local w = dir.waiting
+        w.chunks[#w.chunks + 1] = { offset = c.offset + rest, length = c.length - rest, avail = c.avail - rest,
+          frame = c.frame, time = c.time, items = chunk.items, at = c.at and c.at + rest, tvb = c.tvb,
+          text = c.text:sub(rest + 1) }
+        w.count = w.count + c.length - rest
+      end
+    end
+  end
+end
+
+-- finding the place -----------------------------------------------------------------------------------
+
+-- The direction that starts with these octets; a beginning of 8 octets is enough.
+local function opening(octets)
+  for direction, magics in pairs(OPENINGS) do
+    for _, magic in ipairs(magics) do
+      if starts(octets, magic) or #octets >= 8 and starts(magic, octets) then return direction end
+    end
+  end
+end
+
+local function may_open(octets)
+  for _, magics in pairs(OPENINGS) do
+    for _, magic in ipairs(magics) do
+      if starts(magic, octets) then return true end
+    end
+  end
+  return false
+end
+
+local SYNC_HEADERS = {} -- big-endian or not -> the header of a sync-point
+for _, big in ipairs({ false, true }) do
+  SYNC_HEADERS[big] = encoded(STRUCTURES[SYNC].type, TYPE_WIDTH, big)
+    .. encoded(fixed_size(STRUCTURES[SYNC]), HEADER - TYPE_WIDTH, big)
+end
+
+-- Whether the back channel may go on like this behind a sync-point; `strict`: in the legal order, too.
+local function may_follow(octets, point, big, strict)
+  while #octets >= HEADER do
+    if not is_sync(octets, big) then
+      return number(octets, 1, TYPE_WIDTH, big) == STRUCTURES[LIST].type
+        and number(octets, 1 + TYPE_WIDTH, HEADER - TYPE_WIDTH, big) % 8 == 0
+    end
+    if #octets < SYNC_SIZE then return true end
+    local following = POINTS[integer(STRUCTURES[SYNC], CONTROL_ID, octets, big)]
+    if following.sender ~= SENDER[BACK] or strict and not point.after[following.name] then return false end
+    octets, point = octets:sub(SYNC_SIZE + 1), following
+  end
+  return true
+end
+
+-- Which direction it is if a sync-point that tells the place stands at this position of a run.
+local function direction_at(dir, run, at, big)
+  local octets = run.octets:sub(at + 1)
+  if #octets < SYNC_SIZE or not is_sync(octets, big) then return nil end
+  local point = POINTS[integer(STRUCTURES[SYNC], CONTROL_ID, octets, big)]
+  if point.sender == SENDER[FORWARD] then
+    return dir.direction ~= BACK and at == 0 and run.size == SYNC_SIZE and FORWARD
+  end
+  return dir.direction ~= FORWARD and may_follow(octets:sub(SYNC_SIZE + 1), point, big, not dir.direction) and BACK
+end
+
+-- The first sync-point of a run that tells the place: its position, direction and byte order.
+-- Guest memory may hold such octets.  So where pages may pass the run must answer the other end, or be
+-- what the capture begins with (then the tail of a message may stand in front), and be nothing else.
+local function landmark(dir, run)
+  local reach = 0
+  if dir.direction == BACK then
+    reach = #run.octets
+  elseif not run.quiet then
+    return nil
+  elseif run.first then
+    reach = SYNC_SIZE - 1
+  end
+  for _, big in ipairs({ false, true }) do
+    local at = run.octets:find(SYNC_HEADERS[big], 1, true)
+    while at and at - 1 <= reach do
+      local direction = direction_at(dir, run, at - 1, big)
+      if direction then return at - 1, direction, big end
+      at = run.octets:find(SYNC_HEADERS[big], at + 1, true)
+    end
+  end
+end
+
+-- Reads on from position `at` of the run, some of whose octets came in earlier frames.
+local function take_up(conn, dir, direction, state, at, pos)
+  local run, other = dir.run, other_end(conn, dir)
+  dir.direction, dir.state = direction, STATES[state]
+  if other then other.direction = opposite(direction) end
+  conn.ours = true
+  dir.lost, dir.run, dir.offset = nil, nil, run.offset + at
+  between_records(dir)
+  dir.head = run.octets:sub(at + 1, pos - run.offset)
+  for _, piece in ipairs(run.pieces) do
+    if dir.head ~= "" and piece.stop > dir.offset then
+      dir.first_frame = piece.frame
+      break
+    end
+  end
+  return math.max(pos, dir.offset)
+end
+
+-- A connection of others: its start is in the capture and is not one of ours, or both ends answer with
+-- what no back channel carries.
+local function is_foreign(conn, dir, run)
+  if run.first then return dir.from_start and not may_open(run.octets) end
+  local other = other_end(conn, dir)
+  if run.quiet then
+    local size = math.min(#run.octets, HEADER)
+    local beginning = run.octets:sub(1, size)
+    dir.not_back = dir.not_back or beginning ~= SYNC_HEADERS[false]:sub(1, size)
+      and beginning ~= SYNC_HEADERS[true]:sub(1, size)
+  end
+  return dir.not_back and other and other.not_back
+end
+
+-- Octets of a direction that has no place.  A run is what one end sends, unbroken, until the other does.
+-- Returns where reading goes on, or nil.
+local function seek(conn, dir, chunk, pos)
+  local stop, run = chunk.offset + chunk.length, dir.run
+  if not run or conn.last ~= dir or run.stop ~= pos then
+    run = { first = not run and not dir.state, quiet = conn.last ~= dir and pos == chunk.offset,
+            offset = pos, size = 0, octets = "", pieces = {} }
+    dir.run = run
+  end
+  local back = dir.direction == BACK
+  local count = back and stop - pos or math.min(stop - pos, RUN_MAX - #run.octets)
+  local octets = octets_at(chunk, pos, count)
+  run.octets, run.size = run.octets .. octets, run.size + stop - pos
+  run.stop = #octets == math.max(count, 0) and stop -- a frame that is cut short breaks it
+  run.pieces[#run.pieces + 1] = { stop = stop, frame = chunk.frame }
+  if count <= 0 then return nil end
+  local other = other_end(conn, dir)
+  local opens = run.first and (opening(run.octets) or other and other.opened and opposite(other.direction))
+  if opens then
+    dir.opened = true
+    conn.start_seen = conn.start_seen or opens == FORWARD
+    return take_up(conn, dir, opens, START[opens], 0, pos)
+  end
+  local at, direction, big = landmark(dir, run)
+  if at then
+    local before = run.offset + at - dir.offset
+    chunk.items[#chunk.items + 1] = { found = before, at = chunk.at }
+    for layer in pairs(RECORDS) do dir.big[layer] = big end
+    dir.big[""] = big
+    local from = take_up(conn, dir, direction, LANDMARK[direction], at, pos)
+    dir.need = SYNC_SIZE
+    return from
+  end
+  if not conn.ours and not conn.foreign and is_foreign(conn, dir, run) then conn.foreign = chunk.frame end
+  if back and #run.octets >= SYNC_SIZE then
+    -- A sync-point may begin in what is left; page contents cannot, they never pass here.
+    run.offset = run.offset + #run.octets - SYNC_SIZE + 1
+    run.octets = run.octets:sub(1 - SYNC_SIZE)
+    while run.pieces[1].stop <= run.offset do table.remove(run.pieces, 1) end
+  end
+end
+
+-- New octets of one direction, from stream offset `pos` of a chunk.
+local function read(conn, dir, chunk, pos)
+  local stop = chunk.offset + chunk.length
+  while pos and pos < stop do
+    if dir.lost then
+      pos = seek(conn, dir, chunk, pos)
+    else
+      local reached = dir.waiting and pos or step(conn, dir, chunk, pos)
+      if dir.waiting and (reached < stop or last({ tcp_fin() }).value) then gather(conn, dir, chunk, reached) end
+      pos = dir.lost and math.max(dir.offset, pos)
+    end
+  end
+end
+
+-- What one frame has of one direction.
 local function feed(conn, dir, chunk)
   if not dir.offset then dir.offset, dir.next = chunk.offset, chunk.offset end
   local stop = chunk.offset + chunk.length
@@ -716,62 +978,19 @@ local function feed(conn, dir, chunk)
   end
   if chunk.offset > dir.next then
     -- The capture lacks octets.  Inside a body they are stepped over.
-    local size = chunk.offset - dir.next
-    chunk.items[#chunk.items + 1] = { hole = size, offset = dir.next, at = chunk.at }
-    conn.tracker.doubt, conn.tracker.inside = true, false
-    local last = dir.shape and #dir.head >= dir.shape.keep and dir.offset + dir.shape.length
-    if not dir.lost and last and chunk.offset < last then
+    chunk.items[#chunk.items + 1] = { hole = chunk.offset - dir.next, offset = dir.next, at = chunk.at }
+    doubt(conn)
+    local behind = dir.shape and #dir.head >= dir.shape.keep and dir.offset + dir.shape.length
+    if not dir.lost and behind and chunk.offset < behind then
       dir.touched = "gap"
     elseif not dir.lost then
-      lose(dir, chunk, "octets that would tell which record this is are not in the capture")
+      lose(conn, dir, chunk, "octets that would tell which record this is are not in the capture")
     end
   end
   local pos = math.max(dir.next, chunk.offset)
   dir.next = stop
-  if dir.waiting then
-    local waiting = dir.waiting
-    waiting.chunks[#waiting.chunks + 1] = {
-      offset = pos, length = stop - pos, avail = chunk.offset + chunk.avail - pos, frame = chunk.frame,
-      time = chunk.time, items = chunk.items, at = chunk.at and chunk.at + pos - chunk.offset,
-      tvb = chunk.tvb, text = octets_at(chunk, pos, stop - pos) }
-    waiting.count = waiting.count + stop - pos
-    local before = waiting.shape.length - #dir.head -- octets of the list beyond what is kept
-    if waiting.count < before + SYNC_SIZE then return end
-    local text = ""
-    for _, c in ipairs(waiting.chunks) do text = text .. c.text end
-    dir.waiting = nil
-    dir.shape = decide_list(dir, waiting.shape, text:sub(before + 1, before + SYNC_SIZE))
-    local plain_end = dir.offset + dir.shape.length
-    if plain_end <= waiting.chunks[1].offset then
-      local record = complete(conn, dir, waiting)
-      chunk.items[#chunk.items + 1] = { record = record, length = 0, from = record.length, offset = record.offset,
-                                        first_frame = record.first_frame }
-    end
-    for _, c in ipairs(waiting.chunks) do
-      c.items = chunk.items
-      if c.frame ~= chunk.frame then c.at = nil end
-      step(conn, dir, c, c.offset)
-      if dir.waiting then
-        -- Another list already, and not decided yet: what is left of this chunk waits, too.
-        local rest = dir.offset + #dir.head - c.offset
-        if rest < c.length then
-          local w = dir.waiting
-          w.chunks[#w.chunks + 1] = { offset = c.offset + rest, length = c.length - rest, avail = c.avail - rest,
-            frame = c.frame, time = c.time, items = chunk.items, at = c.at and c.at + rest, tvb = c.tvb,
-            text = c.text:sub(rest + 1) }
-          w.count = w.count + c.length - rest
-        end
-      end
-    end
-    return
-  end
-  local reached = step(conn, dir, chunk, pos)
-  if dir.waiting and reached < stop then
-    dir.next = reached
-    feed(conn, dir, { offset = reached, length = stop - reached, avail = chunk.offset + chunk.avail - reached,
-      frame = chunk.frame, time = chunk.time, items = chunk.items, at = chunk.at + reached - chunk.offset,
-      tvb = chunk.tvb })
-  end
+  read(conn, dir, chunk, pos)
+  conn.last = dir
 end
 
 -- showing ---------------------------------------------------------------------------------------------
@@ -928,7 +1147,10 @@ local function show(items, tvb, pinfo, tree)
       tree:add_proto_expert_info(E.hole, string.format("%d octets are missing", item.hole))
     elseif item.lost then
       tree:add_proto_expert_info(E.lost_place, item.lost)
-    elseif item.open then
+    elseif item.found then
+      tree:add_proto_expert_info(E.found_place, string.format(
+        "The place is found at a sync-point; %d octets before it are not read", item.found))
+    elseif item.open and item.at then -- not of an earlier frame
       local name = item.open.structure and item.open.structure.name or "a record"
       local text = string.format("%s of %s begun in frame %d, %d of %d octets",
         item.from == 0 and "Beginning" or "Continuation", name, item.first_frame, item.from + item.length,
@@ -1039,6 +1261,19 @@ local function checkpoint_table()
   return lines
 end
 
+-- The sync-point at which the longest checkpoint ends.
+local function slowest_checkpoint()
+  local slowest, longest
+  for _, conn in pairs(connections or {}) do
+    for _, record in ipairs(conn.syncs) do
+      local _, ms
+      if record.sync.begin then _, ms = time_between(record.sync.begin.time, record.time) end
+      if ms and (not slowest or ms > longest) then slowest, longest = record, ms end
+    end
+  end
+  return slowest
+end
+
 local function csv(lines)
   local out = {}
   for _, cells in ipairs(lines) do out[#out + 1] = table.concat(cells, ",") end
@@ -1075,6 +1310,11 @@ local function narrow(lines)
   return out
 end
 
+local function filter(text)
+  set_filter(text)
+  apply_filter()
+end
+
 local function window()
   local text = TextWindow.new("Xen migration: latency")
   local function refresh()
@@ -1083,9 +1323,12 @@ local function window()
   end
   text:add_button("Refresh", refresh)
   text:add_button("Copy as CSV", function() copy_to_clipboard(csv(latency_table())) end)
-  text:add_button("Filter sync-points", function()
-    set_filter("xenmig.sync.name")
-    apply_filter()
+  text:add_button("Filter sync-points", function() filter("xenmig.sync.name") end)
+  text:add_button("Frames of the slowest", function()
+    local slowest = slowest_checkpoint()
+    if slowest then
+      filter(string.format("frame.number >= %d && frame.number <= %d", slowest.sync.begin.frame, slowest.frame))
+    end
   end)
   refresh()
 end
@@ -1103,7 +1346,14 @@ for _, argument in ipairs({ ... }) do
   if argument == "latency" then want_summary() end
 end
 
+local own_ports = ""
 function proto.prefs_changed()
+  if proto.prefs.ports ~= own_ports then
+    local ports = DissectorTable.get("tcp.port")
+    if own_ports ~= "" then ports:remove(own_ports, proto) end
+    own_ports = proto.prefs.ports
+    if own_ports ~= "" then ports:add(own_ports, proto) end
+  end
   if proto.prefs.summary and not gui_enabled() then want_summary() end
 end
 
@@ -1111,66 +1361,70 @@ if gui_enabled() then register_menu("Xen migration latency", window, MENU_STAT_U
 
 -- the doors -------------------------------------------------------------------------------------------
 
-local function last(values)
-  return values[#values]
-end
-
--- The direction that starts with these octets; a beginning of 8 octets is enough.
-local function opening(octets)
-  for direction, magics in pairs(OPENINGS) do
-    for _, magic in ipairs(magics) do
-      if starts(octets, magic) or #octets >= 8 and starts(magic, octets) then return direction end
-    end
-  end
-end
-
 local function end_of(pinfo)
   return tostring(pinfo.src) .. " " .. pinfo.src_port
+end
+
+-- Whether Wireshark hands over late segments, so that what is missing may still come (known since 3.5).
+local function waits_for_late()
+  return get_preference and get_preference("tcp.reassemble_out_of_order")
 end
 
 function proto.dissector(tvb, pinfo, tree)
   local length = tvb:reported_len()
   if length == 0 then return 0 end
-  pinfo.cols.protocol:set("XENMIG")
-  local stream, frame = last({ tcp_stream() }).value, pinfo.number
-  local relative = last({ tcp_seq() }).value - 1
+  local stream = last({ tcp_stream() })
+  -- The first of two passes of tshark without a filter knows no fields: the second is the first visit.
+  if not stream then return tvb:len() end
+  local frame, relative = pinfo.number, last({ tcp_seq() }).value - 1
+  stream = stream.value
   local key = stream .. ":" .. relative .. ":" .. length
-  if not pinfo.visited or not shown[frame] or not shown[frame][key] then
-    local conn = connections[stream]
+  local conn = connections[stream]
+  local items = shown[frame] and shown[frame][key]
+  if not items and (not conn or frame >= conn.frame) then
     if not conn then
       conn = { number = stream, dirs = {}, syncs = {}, tracker = { legal = FIRST, opened = 0 } }
       connections[stream] = conn
     end
+    conn.frame = frame
     local from = end_of(pinfo)
     local dir = conn.dirs[from]
     if not dir then
-      local _, other = next(conn.dirs)
-      local direction = opening(tvb:raw(0, math.min(tvb:len(), 64)))
-        or (other and (other.direction == FORWARD and BACK or FORWARD)) or FORWARD
-      dir = new_direction(direction)
+      dir = new_direction(conn, relative)
       conn.dirs[from] = dir
-      if direction == FORWARD then conn.start_seen = true end
     end
+    -- Inside a checkpoint: what is acknowledged and not in hand may have been its end.
+    local other = conn.tracker.inside and dir.direction == BACK and not waits_for_late() and other_end(conn, dir)
+    if other and distance(other.next + other.base, last({ tcp_ack() }).value - 1) > 0 then doubt(conn) end
     -- Offsets count on where sequence numbers wrap.
     local high = dir.next or 0
-    local distance = (relative - high) % 2 ^ 32
-    if distance >= 2 ^ 31 then distance = distance - 2 ^ 32 end
-    local items = {}
-    feed(conn, dir, { offset = high + distance, length = length, avail = tvb:len(), frame = frame,
-                      time = last({ frame_time() }).value, items = items, at = 0, tvb = tvb })
-    shown[frame] = shown[frame] or {}
-    shown[frame][key] = items
+    items = {}
+    feed(conn, dir, {
+      offset = high + distance(high + dir.base, relative), length = length, avail = tvb:len(), frame = frame,
+      time = last({ frame_time() }).value, items = items, at = 0, tvb = tvb })
+    if conn.ours then
+      shown[frame] = shown[frame] or {}
+      shown[frame][key] = items
+      if not conn.claimed then pinfo.conversation, conn.claimed = proto, true end
+    else
+      items = nil
+    end
   end
+  if not items then return conn.foreign and frame >= conn.foreign and 0 or tvb:len() end
+  pinfo.cols.protocol:set("XENMIG")
   local top = tree:add(proto, tvb())
-  show(shown[frame][key], tvb, pinfo, top)
+  show(items, tvb, pinfo, top)
   return tvb:len()
 end
 
 local function heuristic(tvb, pinfo, tree)
-  if tvb:len() < 8 then return false end
-  if not opening(tvb:raw(0, math.min(tvb:len(), 64))) then return false end
+  if tvb:len() < 8 or not opening(tvb:raw(0, math.min(tvb:len(), 64))) then return false end
+  local stream = last({ tcp_stream() })
+  if stream and connections[stream.value] and not connections[stream.value].ours then
+    connections[stream.value] = nil -- something else stood in front
+  end
+  if proto.dissector(tvb, pinfo, tree) == 0 then return false end
   pinfo.conversation = proto
-  proto.dissector(tvb, pinfo, tree)
   return true
 end
 

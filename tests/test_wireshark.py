@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,12 @@ from dissector.wireshark.generate import generate, path
 from tests.helpers import PCAPS, Read, read
 from tests.synthesiser import files, stream
 from tests.synthesiser.stream import Guest
-from tests.synthesiser.wire import Wire, lose, repeat, shuffle
+from tests.synthesiser.wire import FIN, Wire, lose, repeat, shuffle
 
 LUA = Path(__file__).parent.parent / "lua" / "xen_migration.lua"
 pytestmark = pytest.mark.skipif(not shutil.which("tshark"), reason="needs tshark")
 SMALL = Guest(memory=5, holes=3, dirty=2, emulator=60)
+TINY = Guest(memory=1, holes=1, dirty=1, emulator=20)
 COLUMNS = ["frame.number", *(f"xenmig.record.{name}" for name in (
     "layer", "name", "direction", "stream_offset", "length", "status", "first_frame", "frame"))]
 SYNCS = ["frame.number", *(f"xenmig.sync.{name}" for name in ("name", "checkpoint", "status", "latency"))]
@@ -182,21 +184,28 @@ def test_reordering_with_the_preference_for_it(tmp_path: Path, seed: int, troubl
 
 
 def test_octets_that_never_come(tmp_path: Path) -> None:
-    """What Lua shows is a part of what the engine has, and every hole is an expert item."""
+    """What Lua shows is a part of what was written, and every hole is an expert item."""
     for seed in range(6):
         wire = lose(Wire(stream.colo(3, SMALL), mss=900), np.random.default_rng(seed), 0.02, again=False)
         capture = files.write(tmp_path / "x.pcap", wire)
-        mine = read(capture)
-        theirs = {row[1:6] for row in table(capture, COLUMNS)}
-        assert theirs <= {row[:5] for row in records_of(mine)}
+        theirs = {(row[3], int(row[4]), f"{row[1]}.{row[2]}", int(row[5])) for row in table(capture, COLUMNS)}
+        assert theirs <= set(wire.expected())
         holes = tshark(capture, "-Y", "xenmig.expert.hole", "-T", "fields", "-e", "frame.number")
-        assert len(mine.connection.holes) >= len(holes.split()) >= bool(mine.connection.holes)
+        lost = len(read(capture).connection.holes)
+        assert lost >= len(holes.split()) >= bool(lost)
+
+
+def swapped(messages: list[stream.Message], *structures: protocol.Structure) -> list[stream.Message]:
+    """The first neighbours of these kinds change places."""
+    at = next(i for i in range(len(messages)) if tuple(m.structure for m in messages[i:i + 2]) == structures)
+    return [*messages[:at], messages[at + 1], messages[at], *messages[at + 2:]]
 
 
 @pytest.mark.parametrize(("case", "rule"), [
     (lambda m: m, ""), (lambda m: [replace(x, direction="back") if x.control_id == 0 else x for x in m],
                         "wrong_sender"),
     (lambda m: [x for x in m if x.control_id != 1], "out_of_order"),
+    (lambda m: swapped(m, protocol.CHECKPOINT_END, protocol.CHECKPOINT_STATE), "inside_checkpoint"),
     (lambda m: [replace(x, octets=x.octets[:-1] + b"\1") if x.structure is protocol.X86_TSC_INFO else x for x in m],
      "reserved_not_zero"),
     (lambda m: [replace(x, octets=x.octets[:-1] + b"\1") if x.structure is protocol.EMULATOR_XENSTORE_DATA else x
@@ -362,3 +371,249 @@ def test_the_latency_table_of_tshark(tmp_path: Path, ask: tuple[str, ...]) -> No
                     else:
                         assert cell == str(value)
     assert "connection,phase" not in tshark(captures[0], "-q")
+
+
+# --- captures that start late, places that are lost ----------------------------------------------
+
+LATE = ("-d", "tcp.port==7002,xenmig")
+
+
+def passing(wire: Wire) -> list[str]:
+    """Names of the sync-points of which a capture has all octets, in their order."""
+    at, found = dict.fromkeys(protocol.DIRECTIONS, 0), []
+    for message in wire.messages:
+        begin = at[message.direction]
+        at[message.direction] = end = begin + len(message.octets)
+        if message.control_id is not None:
+            rows = wire.rows[wire.rows["side"] == (message.direction == "back")]
+            there = np.zeros(end - begin, bool)
+            for row in rows[rows["length"] > 0]:
+                there[max(row["offset"] - begin, 0):max(row["offset"] + row["length"] - begin, 0)] = True
+            if there.all():
+                found.append(protocol.XEN_COLO.sync_points[message.control_id].short_name)
+    return found
+
+
+def listed(capture: Path, *words: str) -> dict[int, list[tuple[str, str]]]:
+    """(name, status) of the sync-points by the port of the primary."""
+    out = tshark(capture, "-Y", "xenmig.sync.name", "-T", "fields", "-E", "aggregator=;", "-e", "tcp.port",
+                 "-e", "xenmig.sync.name", "-e", "xenmig.sync.status", *words)
+    found: dict[int, list[tuple[str, str]]] = {}
+    for line in out.splitlines():
+        ports, names, statuses = (cell.split(";") for cell in line.split("\t"))
+        (port,) = {int(port) for port in ports} - {7002}
+        found.setdefault(port, []).extend(zip(names, statuses, strict=True))
+    return found
+
+
+def cut_everywhere(tmp_path: Path, guest: Guest, begins: Callable[[Wire, int], bool] = lambda wire, n: True,
+                   **how: Any) -> tuple[Path, list[Wire]]:
+    """One capture of many connections, each of which starts one frame later than the one before."""
+    wires, messages = [], list(stream.colo(2, guest))
+    for n in range(8, len(Wire(messages, acks=False, **how).rows) - 4):  # all openings are in front
+        wire = Wire(messages, acks=False, ports=(20_000 + n, 7002), **how)
+        if begins(wire, n):
+            wires.append(wire.keep(wire.rows[n:]))
+    return files.write(tmp_path / "x.pcap", wires), wires
+
+
+@pytest.mark.parametrize("passes", [(), ("-2",)])
+@pytest.mark.parametrize(("guest", "cuts", "mss"), [
+    (TINY, (), 1448), (TINY, (8,), 1448), (TINY, (8, 12), 500), (replace(TINY, order="big"), (8, 12), 1448),
+    (replace(TINY, shifted=True), (8,), 1448), (replace(TINY, order_2015=True), (), 1448),
+    (replace(TINY, xl=False), (), 1448)])
+def test_a_capture_that_starts_late(tmp_path: Path, guest: Guest, cuts: tuple[int, ...], mss: int,
+                                    passes: tuple[str, ...]) -> None:
+    """Wherever it starts, no sync-point is passed over and none is invented."""
+    capture, wires = cut_everywhere(tmp_path, guest, mss=mss, split=lambda message: (
+        cuts if message.control_id is not None else ()))
+    found = listed(capture, *LATE, *passes)
+    for wire in wires:
+        names = passing(wire)
+        assert found.get(wire.ports[0], []) == [
+            (name, "ok" if i else "unknown_order") for i, name in enumerate(names)], wire.ports
+    assert not listed(files.write(tmp_path / "y.pcap", wires[-30:]), *passes)
+
+
+def shapes(*names: str) -> bytes:
+    """A page full of sync-points."""
+    octets = b"".join(stream.encode(protocol.CHECKPOINT_STATE, control_id=protocol.XEN_COLO.named(name).control_id)
+                      for name in names)
+    return (octets * 256)[:4096]
+
+
+@pytest.mark.parametrize("mss", [1448, 1368])
+@pytest.mark.parametrize("names", [("NEW",), ("SVM_READY",), ("SVM_SUSPENDED", "SVM_READY", "SVM_RESUMED", "NEW")])
+def test_sync_points_in_guest_memory_are_none(tmp_path: Path, names: tuple[str, ...], mss: int) -> None:
+    """With an MSS of 1368 the last segment of each PAGE_DATA is 16 octets of a page.  (A capture that begins
+    with just that segment cannot be told from one that begins with a sync-point.)"""
+    guest = replace(TINY, page=shapes(*names))
+    capture, wires = cut_everywhere(tmp_path, guest, mss=mss, begins=lambda wire, n: (
+        wire.rows[n:][wire.rows["length"][n:] > 0][0]["length"] != 16 or wire.rows[n]["side"] == 1))
+    if mss == 1368:
+        assert sum(row["length"] == 16 for row in wires[0].rows) > len(passing(wires[0]))
+    found = listed(capture, *LATE)
+    for wire in wires:
+        assert [name for name, _ in found.get(wire.ports[0], [])] == passing(wire), wire.ports
+
+
+@pytest.mark.parametrize("passes", [(), ("-2",)])
+@pytest.mark.parametrize("page", [None, shapes("NEW"), shapes("SVM_READY")], ids=["random", "NEW", "SVM_READY"])
+@pytest.mark.parametrize("structure", [
+    protocol.PAGE_DATA, protocol.CHECKPOINT_END, protocol.CHECKPOINT_DIRTY_PFN_LIST], ids=lambda s: s.name)
+def test_a_lost_place_is_found_again(tmp_path: Path, structure: protocol.Structure, page: bytes | None,
+                                     passes: tuple[str, ...]) -> None:
+    messages = list(stream.colo(3, replace(SMALL, page=page)))
+    begin = next(i for i, m in enumerate(messages) if m.control_id == 0)
+    victim = next(m for m in messages[begin:] if m.structure is structure)
+    wire = Wire(messages, mss=1368)
+    offset = sum(len(m.octets) for m in messages[:messages.index(victim)] if m.direction == victim.direction)
+    gone = (wire.rows["offset"] == offset) & (wire.rows["side"] == (victim.direction == "back")) \
+        & (wire.rows["length"] > 0)
+    assert gone.sum() == 1
+    torn = files.write(tmp_path / "torn.pcap", wire.keep(wire.rows[~gone]))
+    found = listed(torn, *passes)[40_000]
+    assert [name for name, _ in found] == passing(wire)
+    # A hole is known when the same side goes on, or the other acknowledges more than there is.
+    assert 1 <= [status for _, status in found].count("unknown_order") <= 1 + (structure is protocol.CHECKPOINT_END)
+    assert {status for _, status in found} == {"ok", "unknown_order"}
+    for capture, count in ((torn, 1), (files.write(tmp_path / "whole.pcap", wire), 0)):
+        for rule in ("lost_place", "found_place"):
+            shown = tshark(capture, "-Y", f"xenmig.expert.{rule}", "-T", "fields", "-e", "frame.number", *passes)
+            assert len(shown.split()) == count
+
+
+@pytest.mark.parametrize("passes", [(), ("-2",)])
+def test_real_captures_that_start_late(tmp_path: Path, passes: tuple[str, ...]) -> None:
+    """Among them messages in two pieces, the second of which has another message riding along."""
+    if not shutil.which("editcap"):
+        pytest.skip("needs editcap")
+    whole = PCAPS / "colo-hvm-fast.A.pcap.zst"
+    syncs = read(whole).syncs
+    for first in (20_000, 36_104, 36_106, 36_107, 36_108, 36_110, 36_114, 36_115):
+        capture = tmp_path / "late.pcap"
+        subprocess.run(["editcap", "-r", whole, capture, f"{first}-37199"], check=True, capture_output=True)
+        expected = [(str(s.record.frame - first + 1), s.point.short_name) for s in syncs
+                    if s.record.first_frame >= first and s.record.frame <= 37_199]
+        assert table(capture, ["frame.number", "xenmig.sync.name"], *LATE, *passes) == expected
+        assert not table(capture, ["frame.number", "xenmig.sync.name"], *passes)
+
+
+# --- preferences -----------------------------------------------------------------------------------
+
+def talk(*octets: bytes) -> list[stream.Message]:
+    """A conversation of another protocol."""
+    return [stream.Message("back" if i % 2 else "forward", protocol.BANNER, text) for i, text in enumerate(octets)]
+
+
+WEB = talk(*(b"GET /%d HTTP/1.1\r\nHost: example.org\r\n\r\n" % i if j == 0 else
+             b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello" for i in range(6) for j in (0, 1)))
+
+
+def protocols(capture: Path, *words: str) -> list[str]:
+    return tshark(capture, "-Y", "tcp.len > 0", "-T", "fields", "-e", "_ws.col.Protocol", *words).split()
+
+
+@pytest.mark.parametrize("passes", [(), ("-2",)])
+def test_ports_by_preference(tmp_path: Path, passes: tuple[str, ...]) -> None:
+    wire = Wire(stream.colo(2, SMALL))
+    capture = files.write(tmp_path / "x.pcap", wire.keep(wire.rows[40:]))
+    names = passing(wire.keep(wire.rows[40:]))
+    assert names
+    for ports, found in (("7000-7010", names), ("40000", names), ("", []), ("49152-49216", [])):
+        assert [name for name, _ in listed(capture, "-o", f"xenmig.ports:{ports}", *passes).get(40_000, [])] == found
+
+
+@pytest.mark.parametrize("passes", [(), ("-2",)])
+@pytest.mark.parametrize("ask", [LATE, ("-o", "xenmig.ports:7002,40000")])
+def test_what_others_say_on_these_ports_is_theirs(tmp_path: Path, ask: tuple[str, ...],
+                                                  passes: tuple[str, ...]) -> None:
+    wire = Wire(WEB)
+    whole = files.write(tmp_path / "whole.pcap", wire)
+    assert protocols(whole, *ask, *passes) == ["HTTP"] * 12
+    shown = protocols(files.write(tmp_path / "late.pcap", wire.keep(wire.rows[5:])), *ask, *passes)
+    assert "XENMIG" not in shown
+    assert set(shown[4:]) == {"HTTP"}
+    rng = np.random.default_rng(1)
+    noise = Wire(talk(*(rng.bytes(int(n)) for n in rng.integers(1, 3000, 60))))
+    late = noise.keep(noise.rows[4:])
+    for capture in (files.write(tmp_path / "a.pcap", noise), files.write(tmp_path / "b.pcap", late)):
+        assert "XENMIG" not in protocols(capture, *ask, *passes)
+    behind = Wire([*talk(b"hello\n", b"hello yourself\n"), *stream.plain(replace(SMALL, xl=False))])
+    shown = protocols(files.write(tmp_path / "c.pcap", behind), *passes)
+    assert protocols(files.write(tmp_path / "d.pcap", behind), *ask, *passes) == shown
+    assert shown.count("XENMIG") > 10
+
+
+def test_how_much_of_a_record_is_collected(tmp_path: Path) -> None:
+    """Less of it hides what was not collected, never a record; a number that is too small does no harm."""
+    capture = files.write(tmp_path / "x.pcap", Wire(stream.colo(2, replace(SMALL, holes=300, batch=300, shifted=True,
+                                                                           lists=tuple(range(400))))))
+    columns = [*COLUMNS, "xenmig.record.pages"]
+    whole = table(capture, COLUMNS)
+    shown = {}
+    for kept in ("", "-o xenmig.kept:4096", "-o xenmig.kept:1024", "-o xenmig.kept:0"):
+        assert table(capture, COLUMNS, *kept.split()) == whole
+        text = tshark(capture, "-V", "-o", "xenmig.items:1000", *kept.split())
+        shown[kept] = text.count("page frame number"), len(table(capture, [columns[-1], columns[-1]], *kept.split()))
+    default, enough, little, nothing = shown.values()
+    assert default == enough != little == nothing
+
+
+def test_the_window(tmp_path: Path) -> None:
+    """What its buttons do, with Wireshark's window replaced by one that prints."""
+    script = tmp_path / "window.lua"
+    script.write_text('''
+        local open
+        _G.gui_enabled = function() return true end
+        _G.register_menu = function(_, action) open = action end
+        _G.copy_to_clipboard = function(text) print("copied " .. text) end
+        _G.set_filter = function(text) print("filter " .. text) end
+        _G.apply_filter = function() print("applied") end
+        local buttons = {}
+        _G.TextWindow = { new = function() return {
+          set = function(_, text) print("shown " .. text) end,
+          add_button = function(_, label, action) buttons[#buttons + 1] = { label, action } end } end }
+        local tap = Listener.new("frame")
+        function tap.draw()
+          open()
+          for _, button in ipairs(buttons) do
+            print("button " .. button[1])
+            button[2]()
+          end
+        end''')
+    captures = PCAPS / "colo-hvm-fast.A.pcap.zst", files.write(tmp_path / "x.pcap", Wire(stream.plain(SMALL)))
+    for capture in captures:
+        done = subprocess.run(["tshark", "-q", "-r", capture, *(
+            word for path in (script, LUA) for word in ("-X", f"lua_script:{path}"))], capture_output=True, text=True)
+        assert "Lua" not in done.stderr, done.stderr
+        parts = dict(part.split("\n", 1) for part in done.stdout.split("button ")[1:])
+        assert parts.keys() == {"Refresh", "Copy as CSV", "Filter sync-points", "Frames of the slowest"}
+        assert parts["Refresh"].startswith("shown Latency between sync-points")
+        assert parts["Copy as CSV"].startswith("copied connection,phase,from,to")
+        assert parts["Filter sync-points"] == "filter xenmig.sync.name\napplied\n"
+        checkpoints = analysis.read(capture).checkpoints
+        if capture is captures[0]:
+            slowest = checkpoints.loc[checkpoints["new_to_svm_resumed_ms"].idxmax()]
+            syncs = analysis.read(capture).syncs.query(f"checkpoint == {slowest['number']}")
+            assert parts["Frames of the slowest"] == (
+                f"filter frame.number >= {syncs['frame'].iloc[0]} && frame.number <= {syncs['frame'].iloc[-1]}\n"
+                "applied\n")
+        else:
+            assert parts["Frames of the slowest"] == ""
+
+
+@pytest.mark.parametrize("passes", [(), ("-2",)])
+@pytest.mark.parametrize("shifted", [False, True])
+def test_a_list_at_the_very_end(tmp_path: Path, shifted: bool, passes: tuple[str, ...]) -> None:
+    """Whether it is Xen 4.18's tells the end of the stream, if the last segment says that it is."""
+    messages = list(stream.colo(1, replace(SMALL, lists=(0, 3), shifted=shifted)))
+    end = next(i for i, m in enumerate(messages) if m.structure is protocol.CHECKPOINT_DIRTY_PFN_LIST)
+    wire = Wire(messages[:end + 1], fin=False)
+    silent = files.write(tmp_path / "silent.pcap", wire)
+    wire.rows["flags"][wire.data_rows()[-1]] |= FIN
+    ended = files.write(tmp_path / "ended.pcap", wire)
+    name = "CHECKPOINT_DIRTY_PFN_LIST"
+    assert name not in {row[2] for row in table(silent, COLUMNS, *passes)}
+    assert sorted(row[1:] for row in table(ended, COLUMNS, *passes)) == records_of(read(ended))
+    assert name in {row[2] for row in table(ended, COLUMNS, *passes)}
