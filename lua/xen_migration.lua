@@ -390,7 +390,8 @@ end
 local function lose(conn, dir, chunk, why)
   dir.lost, dir.waiting = true, nil
   doubt(conn)
-  chunk.items[#chunk.items + 1] = { lost = why, at = chunk.at, offset = dir.offset }
+  chunk.items[#chunk.items + 1] = { lost = why, rule = dir.cut and E.lost_in_hole or E.lost_place,
+                                    at = chunk.at, offset = dir.offset }
 end
 
 -- A direction without a place: its first octets, or a sync-point, will tell which it is.
@@ -984,6 +985,7 @@ local function feed(conn, dir, chunk)
     if not dir.lost and behind and chunk.offset < behind then
       dir.touched = "gap"
     elseif not dir.lost then
+      dir.cut = true
       lose(conn, dir, chunk, "octets that would tell which record this is are not in the capture")
     end
   end
@@ -1146,7 +1148,7 @@ local function show(items, tvb, pinfo, tree)
     elseif item.hole then
       tree:add_proto_expert_info(E.hole, string.format("%d octets are missing", item.hole))
     elseif item.lost then
-      tree:add_proto_expert_info(E.lost_place, item.lost)
+      tree:add_proto_expert_info(item.rule, item.lost)
     elseif item.found then
       tree:add_proto_expert_info(E.found_place, string.format(
         "The place is found at a sync-point; %d octets before it are not read", item.found))

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Streams whose start the capture lacks, and places that are lost and found again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import analysis
+from dissector import protocol as p
+from dissector.landmarks import landmarks
+from dissector.source import Source
+from dissector.streams import RANGE_COLUMNS, Run
+from tests.helpers import PCAPS, Read, read
+from tests.synthesiser import files, stream
+from tests.synthesiser.stream import Guest, Message
+from tests.synthesiser.wire import Wire, lose
+
+GUEST = Guest(memory=40, batch=10, dirty=5, emulator=300)
+
+
+def late(wire: Wire, first: int) -> Wire:
+    """The same without what the capture point saw before a row."""
+    return wire.keep(wire.rows[first:])
+
+
+def whole_syncs(wire: Wire) -> list[tuple[str, str]]:
+    """Direction and name of the sync-points of which every octet is in the rows, in their order."""
+    have = {}
+    for side, direction in enumerate(p.DIRECTIONS):
+        octets = np.zeros(len(wire.streams[direction]), bool)
+        for row in wire.rows[(wire.rows["side"] == side) & (wire.rows["length"] > 0)]:
+            octets[row["offset"]:row["offset"] + row["length"]] = True
+        have[direction] = octets
+    at, found = dict.fromkeys(p.DIRECTIONS, 0), []
+    for message in wire.messages:
+        begin = at[message.direction]
+        end = at[message.direction] = begin + len(message.octets)
+        if message.control_id is not None and have[message.direction][begin:end].all():
+            found.append((message.direction, p.SYNC_POINT_NAMES[message.control_id].removeprefix("CHECKPOINT_")))
+    return found
+
+
+def listed(result: Read) -> list[tuple[str, str]]:
+    return [(s.record.direction, s.point.short_name) for s in result.syncs]
+
+
+@pytest.mark.parametrize("cuts", [(), (8,), (8, 12)], ids=str)
+@pytest.mark.parametrize("order", ["little", "big"])
+def test_every_late_start(tmp_path: Path, order: str, cuts: tuple[int, ...]) -> None:
+    """From each segment on: every sync-point that is whole is listed, the first one is not judged."""
+    wire = Wire(stream.colo(2, replace(GUEST, order=order)), split=lambda m: [
+        c for c in cuts if m.control_id is not None])
+    news = [i for i in wire.data_rows() if wire.rows["length"][i] <= 16]
+    around = sorted({i + d for i in news for d in (0, 1, 2)} | set(range(4, len(wire.rows), 40)))
+    for first in (i for i in around if 3 < i < len(wire.rows)):
+        cut = late(wire, first)
+        expected = whole_syncs(cut)
+        result = read(files.write(tmp_path / "x.pcap", cut))
+        if len(expected) < 2:
+            continue
+        assert listed(result) == expected, first
+        connection = result.connection
+        judged = "ok" if connection.start_seen else "unknown_order"
+        assert [s.status for s in result.syncs] == [judged] + ["ok"] * (len(expected) - 1)
+        assert connection.direction(connection.side("forward")) == "forward"
+        assert result.engine.streams.endpoint(0, connection.side("forward")) == "10.0.0.1:40000"
+        assert result.rules() <= {"found_place", "hole", "truncated"}
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_one_direction_alone(tmp_path: Path, side: int) -> None:
+    """A capture of one direction that starts late: its own chain of records proves it."""
+    wire = Wire(stream.colo(4, GUEST))
+    cut = late(wire, len(wire.rows) // 3)
+    cut = cut.keep(cut.rows[cut.rows["side"] == side])
+    result = read(files.write(tmp_path / "x.pcap", cut))
+    assert listed(result) == whole_syncs(cut)
+    assert len(result.syncs) >= 3
+
+
+@pytest.mark.parametrize("kind", ["remus", "plain"])
+def test_streams_without_sync_points(tmp_path: Path, kind: str) -> None:
+    messages = stream.remus(6, GUEST) if kind == "remus" else stream.plain(replace(GUEST, memory=400))
+    wire = Wire(messages)
+    cut = late(wire, len(wire.rows) // 3)
+    result = read(files.write(tmp_path / "x.pcap", cut))
+    assert result.connection.kind == kind
+    assert set(result.framed()) - set(_shifted(wire, cut)) == set()
+    assert len(result.records) > len(wire.messages) // 4
+    assert "found_place" in result.rules()
+    rows = analysis.read(tmp_path / "x.pcap").checkpoints
+    assert set(rows["numbering"].dropna()) <= {"relative"}
+    assert not rows["complete"].iloc[0]
+
+
+def _shifted(wire: Wire, cut: Wire) -> list[tuple[str, int, str, int]]:
+    """`Wire.expected`, with stream offsets from each direction's first octet in the capture."""
+    first = {direction: int(cut.rows["offset"][(cut.rows["side"] == side) & (cut.rows["length"] > 0)].min(
+        initial=1 << 60)) for side, direction in enumerate(p.DIRECTIONS)}
+    return [(direction, at - first[direction], name, length) for direction, at, name, length in wire.expected()]
+
+
+PLANTED = {
+    "sync-points": lambda: b"".join(stream.encode(p.CHECKPOINT_STATE, control_id=i % 4) for i in range(256)),
+    "one kind": lambda: stream.encode(p.CHECKPOINT_STATE, control_id=0) * 256,
+    "a COLO stream": lambda: b"".join(m.octets for m in stream.colo(2, Guest(
+        memory=1, holes=9, dirty=0, emulator=40)) if m.direction == p.FORWARD),
+    "both directions": lambda: b"".join(m.octets for m in stream.colo(2, Guest(
+        memory=0, holes=9, dirty=0, emulator=40))),
+    "a Remus stream": lambda: b"".join(m.octets for m in stream.remus(3, Guest(
+        memory=0, holes=9, dirty=0, emulator=40)) if m.direction == p.FORWARD),
+    "records without pages": lambda: stream.encode(p.PAGE_DATA, pfn=[stream.pfn_word(1, "XTAB")]) * 170,
+}
+
+
+@pytest.mark.parametrize("first", [0.2, 0.5])
+@pytest.mark.parametrize("planted", PLANTED)
+@pytest.mark.parametrize("mss", [1448, 400])
+def test_streams_planted_in_guest_pages(tmp_path: Path, mss: int, planted: str, first: float) -> None:
+    """What lies in a guest's memory is not taken for the stream on the wire."""
+    page = PLANTED[planted]()[:4096].ljust(4096, b"\0")
+    wire = Wire(stream.colo(4, replace(GUEST, page=page)), mss=mss)
+    cut = late(wire, int(first * len(wire.rows)))
+    result = read(files.write(tmp_path / "x.pcap", cut))
+    assert listed(result) == whole_syncs(cut)
+    assert set(result.framed()) <= set(_shifted(wire, cut))
+
+
+@pytest.mark.parametrize("planted", PLANTED)
+def test_streams_planted_in_what_is_none_of_ours(tmp_path: Path, planted: str) -> None:
+    """A transfer of a file that holds such a stream, captured from its middle on."""
+    octets = PLANTED[planted]()
+    filler = bytes(np.random.default_rng(1).integers(0, 256, 40_000, np.uint8))
+    wire = Wire([Message("forward", p.GO_MESSAGE, filler + octets + filler)])
+    result = read(files.write(tmp_path / "x.pcap", late(wire, 8)))
+    assert not result.engine.ours()
+    assert not result.records
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_lost_segments(tmp_path: Path, seed: int) -> None:
+    """Octets that never come, headers among them: the place is found again, and only the first
+    sync-point behind a hole is not judged."""
+    wire = lose(Wire(stream.colo(12, GUEST), mss=900), np.random.default_rng(seed), 0.05, again=False)
+    result = read(files.write(tmp_path / "x.pcap", wire))
+    expected = whole_syncs(wire)
+    got = [sync for sync in listed(result) if sync is not None]
+    assert got == expected
+    assert {s.status for s in result.syncs} <= {"ok", "unknown_order"}
+    framed = {record for record in result.framed() if record[2] != "libxl.CHECKPOINT_STATE"}
+    assert framed <= set(wire.expected())
+    for sync in result.syncs:
+        assert (sync.status == "unknown_order") == sync.doubt
+
+
+def test_a_lone_shape_is_unconfirmed(tmp_path: Path) -> None:
+    """Listed, but in no statistic; its twin with other octets in the segment is nothing."""
+    sync = stream.encode(p.CHECKPOINT_STATE, control_id=1)
+    for behind, count in ((b"", 1), (b"more text behind it", 0)):
+        wire = Wire([Message("forward", p.GO_MESSAGE, b"hello there, this is something else"),
+                     Message("back", p.CHECKPOINT_STATE, sync + behind),
+                     Message("forward", p.GO_MESSAGE, b"and goes on")], handshake=False)
+        path = files.write(tmp_path / "x.pcap", wire)
+        result = read(path)
+        assert [s.status for s in result.syncs] == ["unconfirmed"] * count
+        capture = analysis.read(path)
+        assert list(capture.syncs["status"]) == ["unconfirmed"] * count
+        assert not len(capture.latency())
+
+
+@pytest.mark.parametrize("kind", ["random", "zeros", "small numbers", "ones"])
+def test_chance_makes_no_landmarks(kind: str) -> None:
+    """Candidates are rare in memory of any kind, so that trying them costs little."""
+    rng = np.random.default_rng(3)
+    size = 8 << 20
+    octets = {"random": lambda: rng.integers(0, 256, size, np.uint8), "zeros": lambda: np.zeros(size, np.uint8),
+              "small numbers": lambda: rng.integers(0, 20, size // 4, np.uint32).view(np.uint8),
+              "ones": lambda: np.full(size, 255, np.uint8)}[kind]()
+    rows = np.zeros((1, RANGE_COLUMNS), np.int64)
+    rows[0, 1] = rows[0, 2] = size
+    run = Run(rows, np.zeros((0, 3), np.int64), octets, np.zeros(0, np.uint8))
+    found, begin = landmarks(run, 0)
+    assert len(found) <= 4
+    assert begin == size - 15
+
+
+def test_a_landmark_is_found_in_any_pieces(tmp_path: Path) -> None:
+    """The same from segments of every size."""
+    messages = list(stream.colo(2, replace(GUEST, memory=12, batch=6)))
+    results = []
+    for mss in (1448, 100, 37):
+        wire = Wire(messages, mss=mss)
+        head = sum(len(m.octets) for m in messages[:9] if m.direction == "forward")
+        first = int(np.flatnonzero((wire.rows["side"] == 0) & (wire.rows["offset"] > head))[0])
+        cut = late(wire, first)
+        result = read(files.write(tmp_path / "x.pcap", cut))
+        begin = int(cut.rows["offset"][(cut.rows["side"] == 0) & (cut.rows["length"] > 0)].min())
+        results.append({(d, at + begin, n, size) for d, at, n, size in result.framed() if d == "forward"})
+    assert results[0] == results[1] == results[2]
+    assert results[0]
+
+
+@pytest.mark.parametrize(("name", "share"), [("colo-hvm-fast.A", 0.3), ("colo-hvm-dirty.B", 0.7)])
+def test_real_captures_that_start_late(tmp_path: Path, name: str, share: float) -> None:
+    whole = read(PCAPS / f"{name}.pcap.zst")
+    first = int(whole.engine.files[0].packets * share)
+    path = tmp_path / "late.pcap"
+    path.write_bytes(_without(PCAPS / f"{name}.pcap.zst", lambda frame: frame > first))
+    result = read(path)
+    expected = [s for s in whole.syncs if s.record.first_frame > first]
+    assert [(s.record.frame + first, s.point) for s in result.syncs] == [(s.record.frame, s.point) for s in expected]
+    assert [s.status for s in result.syncs] == ["unknown_order"] + ["ok"] * (len(expected) - 1)
+    mine = {(r.frame + first, r.full_name, r.length) for r in result.records}
+    assert mine <= {(r.frame, r.full_name, r.length) for r in whole.records}
+    pairs, all_pairs = analysis.read(path).pairs, analysis.read(PCAPS / f"{name}.pcap.zst").pairs
+    assert set(pairs["latency"].dropna()) <= set(all_pairs["latency"].dropna())
+    rows = analysis.read(path).checkpoints
+    assert rows["number"].tolist()[1:] == list(range(1, len(rows)))
+    assert rows["complete"].tolist()[1:-1] == [True] * (len(rows) - 2)
+    assert set(rows["numbering"]) == {"relative"}
+
+
+def _without(path: Path, keep: Callable[[int], bool]) -> bytes:
+    """A pcap without some of its frames."""
+    buffer = bytearray(256 << 20)
+    with Source(path) as source:
+        octets = bytes(buffer[:source.readinto(memoryview(buffer))])
+    out, at, frame = [octets[:24]], 24, 1
+    while at < len(octets):
+        size = 16 + int.from_bytes(octets[at + 8:at + 12], "little")
+        if keep(frame):
+            out.append(octets[at:at + size])
+        at, frame = at + size, frame + 1
+    return b"".join(out)
