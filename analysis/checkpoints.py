@@ -326,11 +326,12 @@ def _plain(connection: Connection, rows: np.ndarray) -> list[dict[str, Any]]:
     """
     forward, back = rows[rows["direction"] == _FORWARD], rows[rows["direction"] == _BACK]
     span = _Span(0, forward, back, {})
-    row = _volume(connection, span, ABSOLUTE)
+    row = _volume(connection, span, ABSOLUTE if connection.start_seen else RELATIVE)
     row["merged"] = ""
     end = _are(forward, LIBXL_END)
     given_back = len(_are(back, GO_MESSAGE)) > 0
-    row["complete"] = bool(len(end)) and not given_back and not (rows["status"] == _GAP).any()
+    row["complete"] = bool(len(end)) and not given_back and not (rows["status"] == _GAP).any() \
+        and not connection.unread(FORWARD)
     if row["complete"] and row.get("begin_ns") and row.get("end_ns"):
         row["total_ms"] = (row["end_ns"] - row["begin_ns"]) / 1e6
     pages = _are(forward, PAGE_DATA)

@@ -22,6 +22,7 @@ from dissector.protocol import (
     FORWARD,
     GUEST_TYPE,
     GUEST_TYPES,
+    IMAGE_HEADER,
     LIBXC,
     LIBXL_END,
     OPENINGS,
@@ -34,9 +35,10 @@ from dissector.protocol import (
 )
 from dissector.record import Record
 from dissector.seeker import Seeker
-from dissector.segments import LENGTH, PACKET, SIDE, Segments
+from dissector.segments import Segments
 from dissector.streams import ACK_FRAME, ACK_TIME, COVERS, FRAME, HOLE, OFFSET, SIZE, Run, Stream
 from dissector.syncpoints import UNCONFIRMED, Sync, Tracker
+from dissector.turns import Turns
 
 SNIFF = 64
 """Octets of a direction that decide whether it opens one of our streams."""
@@ -44,9 +46,6 @@ SNIFF = 64
 WATCHED_OCTETS = 64 << 20
 """A connection whose start was not seen is looked through for landmarks so far; Xen's longest records
 have some 4 MiB."""
-
-_TURNS = 1 << 13
-"""Turns that are remembered: those of the octets that wait behind a hole, and far more."""
 
 SNIFFING, OURS, OTHER = "sniffing", "ours", "other"
 PLAIN, REMUS, COLO = "plain", "remus", "colo"
@@ -94,9 +93,7 @@ class Connection:
         self.stream = Stream()
         self._directions: list[Direction] = []
         self._seekers: list[Seeker | None] = [None, None]
-        self._turns: dict[int, None] = {}
-        """Frames with octets, the octets before which were the other side's."""
-        self._spoke = -1
+        self._turns = Turns()
         self._doubted = [0, 0]
         self._doubts: list[int] = []
         """Heap of frames behind which octets are missing or not understood."""
@@ -116,8 +113,8 @@ class Connection:
     @property
     def start_seen(self) -> bool:
         """Whether the primary's stream was seen from its first octet."""
-        return self.primary_side is not None and (
-            self.stream.syn[self.primary_side] or self._opened)
+        return self.primary_side is not None and (self.stream.syn[self.primary_side] or (
+            self._opened and not any(stretch.frame == 0 for stretch in self.unread(FORWARD))))
 
     def unread(self, direction: str) -> list[Unread]:
         """The stretches of this direction that were not understood."""
@@ -142,7 +139,7 @@ class Connection:
 
     def feed(self, segments: Segments, rows: np.ndarray) -> list[Record]:
         """The records that these segments complete."""
-        self._note_turns(segments, rows)
+        self._turns.note(segments, rows)
         records = self._take(self.stream.feed(segments, rows))
         for side in (0, 1):
             if self.role != OTHER and self.stream.waits_for_start(side) \
@@ -232,10 +229,12 @@ class Connection:
             if self._decided[side] or not len(run.rows):
                 continue
             self.prefixes[side], more = self._first_octets(run)
-            if direction := self._opening(self.prefixes[side]):
-                return self._recognised(side if direction == FORWARD else 1 - side, left)
-            self._decided[side] = not more or not self._may_open(self.prefixes[side])
             started = self.stream.syn[side] and first_offset(run) == 0 and not run.rows[0, HOLE]
+            direction = self._opening(self.prefixes[side])
+            # Without a SYN, libxc's header may well have libxl's stream in front of it.
+            if direction and (started or not self.prefixes[side].startswith(IMAGE_HEADER.magic)):
+                return self._recognised(side if direction == FORWARD else 1 - side, left)
+            self._decided[side] = bool(direction) or not more or not self._may_open(self.prefixes[side])
             if self._decided[side] and not started:
                 self._seekers[side] = Seeker("", Passage())
                 self._begins[side] = first_offset(run)
@@ -345,16 +344,6 @@ class Connection:
         if record.direction == FORWARD:
             self._last_forward = structure
             self._opened |= structure in STATES[START[FORWARD]].fixed
-
-    def _note_turns(self, segments: Segments, rows: np.ndarray) -> None:
-        spoken = rows[rows[:, LENGTH] > 0]
-        if not len(spoken):
-            return
-        turns = spoken[np.diff(spoken[:, SIDE], prepend=self._spoke) != 0]
-        self._spoke = int(spoken[-1, SIDE])
-        self._turns |= dict.fromkeys((turns[:, PACKET] + segments.packets.first).tolist())
-        if len(self._turns) > 2 * _TURNS:
-            self._turns = dict.fromkeys(list(self._turns)[-_TURNS:])
 
     def _note_holes(self, run: Run, side: int) -> None:
         if not len(run.rows) or not run.rows[:, HOLE].any():

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
 from dataclasses import dataclass
 
 from dissector.findings import Finding
@@ -11,6 +10,7 @@ from dissector.framing import Framer
 from dissector.record import Record
 from dissector.seeker import Seeker, Trial
 from dissector.streams import OFFSET, Run
+from dissector.turns import Turns
 
 
 @dataclass(slots=True)
@@ -57,8 +57,8 @@ class Direction:
         """(stream offset, octets) of a record that is too short to tell which it is."""
         return (self._framer.offset, self._framer.undecided) if self._framer else (0, b"")
 
-    def feed(self, run: Run, turns: Container[int]) -> list[Record]:
-        """The records that this run completes.  `turns`: see `Seeker.feed`."""
+    def feed(self, run: Run, turns: Turns) -> list[Record]:
+        """The records that this run completes."""
         records: list[Record] = []
         while True:
             if self._framer:
@@ -88,8 +88,8 @@ class Direction:
         seeker.know(self.direction)
         self.unread.append(Unread(self.direction, begin, 0))
         records: list[Record] = []
-        for trial in sorted({*seeker.quiet, *seeker.trials}, key=lambda t: t.landmark.offset):
-            if (trial.quiet or trial.chained()) and trial.landmark.offset >= begin:
+        for trial in sorted({*seeker.quiet, *seeker.trials}, key=lambda t: t.offset):
+            if trial.records and (trial.quiet or trial.chained()) and trial.offset >= begin:
                 records += self._accept(trial)
                 begin = records[-1].end
                 if trial.framer.lost is None:
@@ -108,7 +108,7 @@ class Direction:
         self.findings.append(Finding(
             "found_place", f"reading {what} at {first.full_name}; {octets} octets before it are not read",
             direction=self.direction, frame=first.first_frame, stream_offset=first.stream_offset))
-        self.findings += trial.findings
+        self.findings += [f for f in trial.findings if (f.stream_offset or 0) >= first.stream_offset]
         self._framer, self._seeker = trial.framer, None
         return trial.records
 

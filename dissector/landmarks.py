@@ -22,13 +22,13 @@ from dissector.protocol import (
     BODY_LENGTH_MAX,
     CHECKPOINT_STATE,
     DIRECTIONS,
+    HEADER_LANDMARKS,
     LANDMARKS,
-    OPENINGS,
     PAGE_SHIFT,
     PAGES,
     RECORDS,
     SENDER,
-    START,
+    STATES,
     SYNC_LANDMARKS,
     U32,
     XEN_COLO,
@@ -74,7 +74,7 @@ def _kind(structure: Structure) -> list[int] | None:
     array = fields.counts_items(structure)
     counted = array is not None and first is not None and array.count == first.name
     fixed = sum(f.width for f in structure.fields if f.type != ARRAY)
-    if not (exact or counted) or (exact or fixed) < HEADER_SIZE:
+    if not counted and (exact or 0) < WINDOW:
         return None
     return [structure.type or 0, exact or fixed, exact or BODY_LENGTH_MAX, *words[0], *words[1],
             array.width if counted and array else 0, any(f.type == PAGES for f in structure.fields), 1]
@@ -114,9 +114,9 @@ def _exact_sizes() -> np.ndarray:
 
 _KINDS, _STATES = _kinds()
 _SIZES = _exact_sizes()
-_MAGICS = [(direction, magic[:WINDOW]) for direction, magics in OPENINGS.items() for magic in magics]
-_MAGIC = np.array([[int.from_bytes(magic[:8].ljust(8, b"\0")), int.from_bytes(magic[8:].ljust(8, b"\0")),
-                    (1 << 64) - (1 << 8 * (WINDOW - len(magic)))] for _, magic in _MAGICS], np.uint64)
+_HEADERS = [(structure.magic[:WINDOW], state) for structure, state in HEADER_LANDMARKS.items()]
+_MAGICS = np.array([[int.from_bytes(magic[:8].ljust(8, b"\0")), int.from_bytes(magic[8:].ljust(8, b"\0")),
+                     (1 << 64) - (1 << 8 * (WINDOW - len(magic)))] for magic, _ in _HEADERS], np.uint64)
 
 
 def landmarks(run: Run, begin: int) -> tuple[list[Landmark], int]:
@@ -124,7 +124,7 @@ def landmarks(run: Run, begin: int) -> tuple[list[Landmark], int]:
     next run, which must start with the octets of this one from there on."""
     out = np.empty((_CANDIDATES, 3), np.int64)
     starts = np.ascontiguousarray(run.rows[:, OFFSET])
-    found, begin = _scan(run.rows, starts, run.data, run.kept, begin, _KINDS, _SIZES, _MAGIC, out)
+    found, begin = _scan(run.rows, starts, run.data, run.kept, begin, _KINDS, _SIZES, _MAGICS, out)
     return list(_named(out[:found])), int(begin)
 
 
@@ -132,8 +132,8 @@ def _named(rows: np.ndarray) -> Iterator[Landmark]:
     for offset, kind, big in rows.tolist():
         order = BIG_ENDIAN if big else LITTLE_ENDIAN
         if kind < 0:
-            direction = _MAGICS[~kind][0]
-            yield Landmark(direction, START[direction], order, offset, False)
+            state = _HEADERS[~kind][1]
+            yield Landmark(STATES[state].direction, state, order, offset, False)
         else:
             direction, state = _STATES[kind]
             yield Landmark(direction, state, order, offset, not _KINDS[kind, _CHAINED])

@@ -557,6 +557,10 @@ precedes it is known."""
 SYNC_LANDMARKS: Mapping[str, str] = MappingProxyType({FORWARD: "checkpoint end", BACK: "back"})
 """The same for a sync-point, by direction."""
 
+HEADER_LANDMARKS: Mapping[Structure, str] = MappingProxyType({
+    XL_HEADER: "start", LIBXL_HEADER: "libxl header", IMAGE_HEADER: "image header", BANNER: "back start"})
+"""The same for headers and texts that are told by their magic."""
+
 PAUSES = (CHECKPOINT_STATE, CHECKPOINT_END, LIBXL_END)
 """Behind these the primary waits: what comes next stands at the start of a segment."""
 

@@ -8,16 +8,16 @@ lie in a guest's memory is not taken for the one on the wire.
 
 from __future__ import annotations
 
-from collections.abc import Container
 from dataclasses import dataclass, field
 
 from dissector.findings import NOTE, Finding
 from dissector.framing import Framer
 from dissector.landmarks import Landmark, landmarks
 from dissector.passage import Passage
-from dissector.protocol import BACK, CHECKPOINT_STATE, FORWARD, PAUSES
+from dissector.protocol import BACK, CHECKPOINT_STATE, FORWARD, PAUSES, STATES, SYNC_LANDMARKS
 from dissector.record import Record
 from dissector.streams import OFFSET, Run
+from dissector.turns import Turns
 
 CHAIN = 3
 """Valid records in a row that prove each other, with a pause of their writer behind one of them."""
@@ -40,7 +40,11 @@ _TOLERATED = ("shifted_dirty_list", "lost_place", "lost_in_hole")
 
 @dataclass(slots=True, eq=False)
 class Trial:
-    """A reading from a candidate on.  `aligned`: the candidate stands at the start of a segment."""
+    """A reading from a candidate on.  `aligned`: the candidate stands at the start of a segment.
+
+    Where it contradicts itself it forgets what it has read and reads on: behind a stream that lies in
+    a page the true one goes on.
+    """
 
     landmark: Landmark
     framer: Framer
@@ -51,58 +55,71 @@ class Trial:
     """Sync-points that came when the other side had spoken last."""
     paused: bool = False
     """A record behind which the primary waits was the last of its frame."""
-    dead: bool = False
+    read: list[Record] = field(default_factory=list)
+    """What the latest run brought, forgotten or not."""
+    _last: Record | None = None
 
-    def advance(self, run: Run, turns: Container[int]) -> None:
+    @property
+    def offset(self) -> int:
+        """Stream offset of what it may prove."""
+        return self.records[0].stream_offset if self.records else self.framer.offset
+
+    @property
+    def dead(self) -> bool:
+        return self.framer.lost is not None
+
+    def advance(self, run: Run, turns: Turns) -> None:
         """Read on; find out whether this can be a stream of ours."""
-        records = self.framer.feed(run)
+        self.read = self.framer.feed(run)
         self.findings += self.framer.findings
+        faulty = {f.stream_offset for f in self.framer.findings if f.rule not in _TOLERATED
+                  and (f.severity != NOTE or f.rule == "optional_record")}
         self.framer.findings = []
-        for record in records:
+        for record in self.read:
             self._follow(record.first_frame)
-            if record.structure is CHECKPOINT_STATE and self._is_quiet(record, turns):
-                self.quiet.append(record)
+            quiet = record.structure is CHECKPOINT_STATE and self._is_quiet(record, turns)
+            self.quiet += [record] if quiet else []
             self.records.append(record)
+            self._last = record
+            if record.stream_offset in faulty or self._crowded() or (
+                    record.structure is CHECKPOINT_STATE and not quiet):
+                self._forget()
         if self.framer.begun:
             self._follow(self.framer.begun)
-        self.dead |= self.framer.lost is not None or self._contradicts()
 
-    def _is_quiet(self, record: Record, turns: Container[int]) -> bool:
+    def _is_quiet(self, record: Record, turns: Turns) -> bool:
         if record.direction == BACK:
             return True  # no pages there
-        begins = self.records[-1].last_frame != record.first_frame if self.records else self.aligned
+        begins = self._last.last_frame != record.first_frame if self._last else self.aligned
         return begins and record.first_frame in turns
 
     def _follow(self, frame: int) -> None:
         """Something begins in `frame`: what of the record in front of it?"""
-        last = self.records[-1] if self.records else None
+        last, lost = self._last, self.framer.lost
         if last is None:
             return
-        ended = last.last_frame != frame
-        if last.direction == FORWARD and last.structure in PAUSES:
-            self.paused |= ended
-            self.dead |= not ended and last.structure is CHECKPOINT_STATE
-        lost = self.framer.lost
-        if not ended and lost and not lost.hole and last in self.quiet:
+        if last.last_frame != frame:
+            self.paused |= last.direction == FORWARD and last.structure in PAUSES and last in self.records
+        elif last.structure is CHECKPOINT_STATE and last.direction == FORWARD:
+            self._forget()  # the other side must answer first
+        elif lost and not lost.hole and last in self.quiet:
             self.quiet.remove(last)
 
-    def _contradicts(self) -> bool:
+    def _crowded(self) -> bool:
         recent = self.records[-SYNCS_A_FRAME - 1:]
-        if len(recent) > SYNCS_A_FRAME and recent[0].frame == recent[-1].frame and all(
-                record.structure is CHECKPOINT_STATE for record in recent):
-            self.quiet.clear()
-            return True
-        return any(f.rule not in _TOLERATED and (f.severity != NOTE or f.rule == "optional_record")
-                   for f in self.findings)
+        return len(recent) > SYNCS_A_FRAME and recent[0].frame == recent[-1].frame and all(
+            record.structure is CHECKPOINT_STATE for record in recent)
+
+    def _forget(self) -> None:
+        self.records, self.quiet, self.paused = [], [], False
 
     def chained(self, final: bool = False) -> bool:
         """Whether its records prove each other."""
         if len(self.records) < CHAIN:
             return False
-        span = self.records[-1].end - self.landmark.offset
-        if self.dead:
-            lost = self.framer.lost
-            return lost is not None and lost.hole and span >= PLANTED_OCTETS
+        span = self.records[-1].end - self.offset
+        if lost := self.framer.lost:
+            return lost.hole and span >= PLANTED_OCTETS
         return final or self.paused or self.landmark.direction == BACK or span >= CHAIN_OCTETS
 
 
@@ -122,8 +139,8 @@ class Seeker:
         self._passage = passage
         self._begin = begin
         self._early: Run | None = None
-        self._tried: set[int] = set()
-        """Stream offsets of records of trials: a trial from there on would read the same."""
+        self._tried: set[tuple[int, str]] = set()
+        """Stream offset and layer of records of trials: a trial from there on would read the same."""
 
     def know(self, direction: str) -> None:
         """The direction is known now."""
@@ -144,12 +161,11 @@ class Seeker:
     @property
     def earliest_end(self) -> int:
         """No record that may still be proven ends before this stream offset."""
-        offsets = [t.landmark.offset for t in (*self.trials, *self.quiet)]
+        offsets = [t.offset for t in (*self.trials, *self.quiet)]
         return min(offsets + ([] if self._begin is None else [self._begin]), default=-1 << 62)
 
-    def feed(self, run: Run, turns: Container[int]) -> Trial | None:
-        """Look through a run.  `turns`: frames with octets, the octets before which were the other
-        side's."""
+    def feed(self, run: Run, turns: Turns) -> Trial | None:
+        """Look through a run."""
         for trial in self.trials:
             self._advance(trial, run, turns)
         run = run.behind(self._early)
@@ -177,10 +193,11 @@ class Seeker:
     def finish(self) -> Trial | None:
         """The stream has ended: the trial that has come farthest, if it has not failed."""
         left = [t for t in self.trials if t.chained(final=True)]
-        return max(left, key=lambda t: t.records[-1].end - t.landmark.offset, default=None)
+        return max(left, key=lambda t: t.records[-1].end - t.offset, default=None)
 
-    def _try(self, landmark: Landmark, run: Run, aligned: bool, turns: Container[int]) -> None:
-        if self.direction not in ("", landmark.direction) or landmark.offset in self._tried:
+    def _try(self, landmark: Landmark, run: Run, aligned: bool, turns: Turns) -> None:
+        layer = STATES[landmark.state].layer
+        if self.direction not in ("", landmark.direction) or (landmark.offset, layer) in self._tried:
             return
         trial = Trial(landmark, Framer.found(landmark.direction, landmark.state, landmark.order,
                                              landmark.offset, self._passage.copy()), aligned)
@@ -188,19 +205,25 @@ class Seeker:
         if not trial.dead or trial.quiet or trial.chained():
             self.trials.append(trial)
 
-    def _advance(self, trial: Trial, run: Run, turns: Container[int]) -> None:
-        known = len(trial.records)
+    def _advance(self, trial: Trial, run: Run, turns: Turns) -> None:
         trial.advance(run, turns)
-        self._tried.update(record.stream_offset for record in trial.records[known:])
+        self._tried.update((record.stream_offset, self._layer_of(record)) for record in trial.read)
+
+    @staticmethod
+    def _layer_of(record: Record) -> str:
+        """Layer of the state in which a trial from this record on would begin."""
+        if record.structure is CHECKPOINT_STATE:
+            return STATES[SYNC_LANDMARKS[record.direction]].layer
+        return record.layer
 
     def _proven(self) -> Trial | None:
         return next((t for t in self.trials if t.chained() or (self.direction and t.quiet)), None)
 
     def _bury(self) -> None:
         """Keep what may still be proven."""
-        self._tried = {offset for offset in self._tried if offset >= (self._begin or 0)}
+        self._tried = {tried for tried in self._tried if tried[0] >= (self._begin or 0)}
         self.quiet += [t for t in self.trials if t.quiet and t not in self.quiet]
         self.quiet = self.quiet[-TRIALS:]
         alive = [t for t in self.trials if not t.dead]
         alive.sort(key=lambda t: len(t.records), reverse=True)
-        self.trials = sorted(alive[:TRIALS], key=lambda t: t.landmark.offset)
+        self.trials = sorted(alive[:TRIALS], key=lambda t: t.offset)
