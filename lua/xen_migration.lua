@@ -107,7 +107,7 @@ field("record.stream_offset", ProtoField.int64("xenmig.record.stream_offset", "S
 field("record.status", ProtoField.string("xenmig.record.status", "Status"))
 field("record.first_frame", ProtoField.framenum("xenmig.record.first_frame", "Begins in frame"))
 field("record.frame", ProtoField.framenum("xenmig.record.frame", "Delivered in frame"))
-field("record.delivered", ProtoField.relative_time("xenmig.record.delivered", "Delivered, since the epoch"))
+field("record.delivered", ProtoField.relative_time("xenmig.record.delivered", "Delivered, since the first frame"))
 field("record.spread", ProtoField.relative_time("xenmig.record.spread", "Delivered after its first octet"))
 field("record.pages", ProtoField.uint32("xenmig.record.pages", "Pages", base.DEC))
 field("record.byte_order", ProtoField.string("xenmig.record.byte_order", "Byte order"))
@@ -246,7 +246,6 @@ proto.prefs.summary = Pref.bool("Print latencies at the end (tshark)", false, "A
 proto.prefs.items = Pref.uint("Items of an array to show", 16, "Of PFN arrays and the like; all are read")
 
 local tcp_stream, tcp_seq = Field.new("tcp.stream"), Field.new("tcp.seq")
-local frame_time = Field.new("frame.time_epoch")
 
 -- octets ----------------------------------------------------------------------------------------------
 
@@ -314,10 +313,23 @@ end
 -- state -----------------------------------------------------------------------------------------------
 
 local connections -- by tcp.stream
-local shown -- by frame: what each call for that frame found
+local shown -- by frame: what the calls for that frame found, as a chain
+local origin -- s since the epoch, about: the time from which times count
 
 function proto.init()
-  connections, shown = {}, {}
+  connections, shown, origin = {}, {}, nil
+end
+
+-- Time of a frame: ns since the first one.  Asking for a field of the frame instead would make Wireshark
+-- fill in all of them, for every frame.
+local function now(pinfo)
+  local seconds = pinfo.rel_ts
+  -- abs_ts lacks the last digits; but rel_ts starts anew at a time reference of the user's.
+  local base = pinfo.abs_ts - seconds
+  origin = origin or base
+  if math.abs(base - origin) > 0.001 then seconds = seconds + base - origin end
+  local whole = math.floor(seconds)
+  return whole * 1000000000 + math.floor((seconds - whole) * 1000000000 + 0.5)
 end
 
 local function new_direction(direction)
@@ -526,15 +538,14 @@ local function reserved_set(record)
   return false
 end
 
+-- From ns.  Both parts have the sign of the whole: Wireshark prints -1 s + 0.7 s as -1.7 s.
+local function duration(ns)
+  local seconds = ns < 0 and math.ceil(ns / 1000000000) or math.floor(ns / 1000000000)
+  return NSTime.new(seconds, ns - seconds * 1000000000)
+end
+
 local function time_between(from, to)
-  local seconds, rest = to.secs - from.secs, to.nsecs - from.nsecs
-  -- Both parts have the sign of the whole: Wireshark prints -1 s + 0.7 s as -1.7 s.
-  if seconds > 0 and rest < 0 then
-    seconds, rest = seconds - 1, rest + 1000000000
-  elseif seconds < 0 and rest > 0 then
-    seconds, rest = seconds + 1, rest - 1000000000
-  end
-  return NSTime.new(seconds, rest), seconds * 1000 + rest / 1000000
+  return duration(to - from), (to - from) / 1000000
 end
 
 -- Sync-points: the same judgement as the engine's.
@@ -691,6 +702,17 @@ step = function(conn, dir, chunk, pos)
   end
   if piece < stop and not dir.lost then show(nil, stop) end
   return pos
+end
+
+-- Octets that do nothing but carry on the body of the record in hand: nearly all that there are.
+local function carry_on(dir, offset, length, avail)
+  local shape = dir.shape
+  if not shape or offset ~= dir.next or avail < length or #dir.head < shape.keep or dir.waiting or dir.lost
+      or offset + length >= dir.offset + shape.length then
+    return nil
+  end
+  dir.next = offset + length
+  return { open = shape, at = 0, length = length, from = offset - dir.offset, first_frame = dir.first_frame }
 end
 
 -- Octets of one direction, in order, from a frame.
@@ -878,7 +900,7 @@ local function show_record(tree, record, item, tvb, infos)
   sub:add(F["record.status"], record.status):set_generated()
   sub:add(F["record.first_frame"], record.first_frame):set_generated()
   sub:add(F["record.frame"], record.frame):set_generated()
-  sub:add(F["record.delivered"], record.time):set_generated()
+  sub:add(F["record.delivered"], duration(record.time)):set_generated()
   sub:add(F["record.spread"], (time_between(record.first_time, record.time))):set_generated()
   sub:add(F["record.byte_order"], record.big and "big" or "little"):set_generated()
   if record.pages then sub:add(F["record.pages"], record.pages):set_generated() end
@@ -906,7 +928,20 @@ local function show_record(tree, record, item, tvb, infos)
   end
 end
 
+-- How far a record has come that does not end here.
+local function progress(item)
+  local shape = item.open
+  return string.format("%s of %s begun in frame %d, %d of %d octets",
+    item.from == 0 and "Beginning" or "Continuation", shape.structure and shape.structure.name or "a record",
+    item.first_frame, item.from + item.length, shape.length)
+end
+
 local function show(items, tvb, pinfo, tree)
+  local first = items[1]
+  if first and first.open and not items[2] and not tree.visible then
+    pinfo.cols.info:set(progress(first)) -- nearly every frame; nobody looks into its tree
+    return
+  end
   local infos = {}
   for _, item in ipairs(items) do
     if item.record then
@@ -916,10 +951,7 @@ local function show(items, tvb, pinfo, tree)
     elseif item.lost then
       tree:add_proto_expert_info(E.lost_place, item.lost)
     elseif item.open then
-      local name = item.open.structure and item.open.structure.name or "a record"
-      local text = string.format("%s of %s begun in frame %d, %d of %d octets",
-        item.from == 0 and "Beginning" or "Continuation", name, item.first_frame, item.from + item.length,
-        item.open.length)
+      local text = progress(item)
       tree:add(proto, tvb(item.at, math.min(item.length, tvb:len() - item.at)), text)
       if #infos == 0 and #items == 1 then infos[1] = text end
     end
@@ -1098,10 +1130,6 @@ if gui_enabled() then register_menu("Xen migration latency", window, MENU_STAT_U
 
 -- the doors -------------------------------------------------------------------------------------------
 
-local function last(values)
-  return values[#values]
-end
-
 -- The direction that starts with these octets; a beginning of 8 octets is enough.
 local function opening(octets)
   for direction, magics in pairs(OPENINGS) do
@@ -1111,18 +1139,29 @@ local function opening(octets)
   end
 end
 
+-- Which end sends; ports tell it nearly always.
 local function end_of(pinfo)
-  return tostring(pinfo.src) .. " " .. pinfo.src_port
+  local port = pinfo.src_port
+  return port ~= pinfo.dst_port and port or tostring(pinfo.src)
+end
+
+-- What was found when these octets of this frame were visited before.
+local function found_before(frame, stream, relative, length)
+  local items = shown[frame]
+  while items and (items.relative ~= relative or items.octets ~= length or items.stream ~= stream) do
+    items = items.other
+  end
+  return items
 end
 
 function proto.dissector(tvb, pinfo, tree)
   local length = tvb:reported_len()
   if length == 0 then return 0 end
   pinfo.cols.protocol:set("XENMIG")
-  local stream, frame = last({ tcp_stream() }).value, pinfo.number
-  local relative = last({ tcp_seq() }).value - 1
-  local key = stream .. ":" .. relative .. ":" .. length
-  if not pinfo.visited or not shown[frame] or not shown[frame][key] then
+  local frame = pinfo.number
+  local stream, relative = select(-1, tcp_stream()).value, select(-1, tcp_seq()).value - 1 -- inside of all tunnels
+  local items = pinfo.visited and found_before(frame, stream, relative, length)
+  if not items then
     local conn = connections[stream]
     if not conn then
       conn = { number = stream, dirs = {}, syncs = {}, tracker = { legal = FIRST, opened = 0 } }
@@ -1142,14 +1181,16 @@ function proto.dissector(tvb, pinfo, tree)
     local high = dir.next or 0
     local distance = (relative - high) % 2 ^ 32
     if distance >= 2 ^ 31 then distance = distance - 2 ^ 32 end
-    local items = {}
-    feed(conn, dir, { offset = high + distance, length = length, avail = tvb:len(), frame = frame,
-                      time = last({ frame_time() }).value, items = items, at = 0, tvb = tvb })
-    shown[frame] = shown[frame] or {}
-    shown[frame][key] = items
+    local avail = tvb:len()
+    items = { stream = stream, relative = relative, octets = length, other = shown[frame],
+              carry_on(dir, high + distance, length, avail) }
+    shown[frame] = items
+    if not items[1] then
+      feed(conn, dir, { offset = high + distance, length = length, avail = avail, frame = frame,
+                        time = now(pinfo), items = items, at = 0, tvb = tvb })
+    end
   end
-  local top = tree:add(proto, tvb())
-  show(shown[frame][key], tvb, pinfo, top)
+  show(items, tvb, pinfo, tree:add(proto, tvb()))
   return tvb:len()
 end
 
