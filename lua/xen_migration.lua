@@ -112,7 +112,7 @@ field("record.stream_offset", ProtoField.int64("xenmig.record.stream_offset", "S
 field("record.status", ProtoField.string("xenmig.record.status", "Status"))
 field("record.first_frame", ProtoField.framenum("xenmig.record.first_frame", "Begins in frame"))
 field("record.frame", ProtoField.framenum("xenmig.record.frame", "Delivered in frame"))
-field("record.delivered", ProtoField.relative_time("xenmig.record.delivered", "Delivered, since the epoch"))
+field("record.delivered", ProtoField.relative_time("xenmig.record.delivered", "Delivered, since the first frame"))
 field("record.spread", ProtoField.relative_time("xenmig.record.spread", "Delivered after its first octet"))
 field("record.pages", ProtoField.uint32("xenmig.record.pages", "Pages", base.DEC))
 field("record.byte_order", ProtoField.string("xenmig.record.byte_order", "Byte order"))
@@ -272,7 +272,6 @@ proto.prefs.ports = Pref.range("TCP ports", "",
   .. "libvirt uses 49152-49216", 65535)
 
 local tcp_stream, tcp_seq = Field.new("tcp.stream"), Field.new("tcp.seq")
-local frame_time = Field.new("frame.time_epoch")
 local tcp_fin, tcp_ack = Field.new("tcp.flags.fin"), Field.new("tcp.ack")
 local has_completeness, tcp_completeness = pcall(Field.new, "tcp.completeness") -- since Wireshark 3.6
 
@@ -370,10 +369,23 @@ end
 -- state -----------------------------------------------------------------------------------------------
 
 local connections -- by tcp.stream
-local shown -- by frame: what each call for that frame found
+local shown -- by frame: what the calls for that frame found, as a chain
+local origin -- s since the epoch, about: the time from which times count
 
 function proto.init()
-  connections, shown = {}, {}
+  connections, shown, origin = {}, {}, nil
+end
+
+-- Time of a frame: ns since the first one.  Asking for a field of the frame instead would make Wireshark
+-- fill in all of them, for every frame.
+local function now(pinfo)
+  local seconds = pinfo.rel_ts
+  -- abs_ts lacks the last digits; but rel_ts starts anew at a time reference of the user's.
+  local base = pinfo.abs_ts - seconds
+  origin = origin or base
+  if math.abs(base - origin) > 0.001 then seconds = seconds + base - origin end
+  local whole = math.floor(seconds)
+  return whole * 1000000000 + math.floor((seconds - whole) * 1000000000 + 0.5)
 end
 
 -- Nothing of the next record is in hand.
@@ -604,15 +616,14 @@ local function reserved_set(record)
   return false
 end
 
+-- From ns.  Both parts have the sign of the whole: Wireshark prints -1 s + 0.7 s as -1.7 s.
+local function duration(ns)
+  local seconds = ns < 0 and math.ceil(ns / 1000000000) or math.floor(ns / 1000000000)
+  return NSTime.new(seconds, ns - seconds * 1000000000)
+end
+
 local function time_between(from, to)
-  local seconds, rest = to.secs - from.secs, to.nsecs - from.nsecs
-  -- Both parts have the sign of the whole: Wireshark prints -1 s + 0.7 s as -1.7 s.
-  if seconds > 0 and rest < 0 then
-    seconds, rest = seconds - 1, rest + 1000000000
-  elseif seconds < 0 and rest > 0 then
-    seconds, rest = seconds + 1, rest - 1000000000
-  end
-  return NSTime.new(seconds, rest), seconds * 1000 + rest / 1000000
+  return duration(to - from), (to - from) / 1000000
 end
 
 -- Sync-points: the same judgement as the engine's.
@@ -892,7 +903,7 @@ local function take_up(conn, dir, direction, state, at, pos)
   dir.head = run.octets:sub(at + 1, pos - run.offset)
   for _, piece in ipairs(run.pieces) do
     if dir.head ~= "" and piece.stop > dir.offset then
-      dir.first_frame = piece.frame
+      dir.first_frame, dir.first_time = piece.frame, piece.time
       break
     end
   end
@@ -927,7 +938,7 @@ local function seek(conn, dir, chunk, pos)
   local octets = octets_at(chunk, pos, count)
   run.octets, run.size = run.octets .. octets, run.size + stop - pos
   run.stop = #octets == math.max(count, 0) and stop -- a frame that is cut short breaks it
-  run.pieces[#run.pieces + 1] = { stop = stop, frame = chunk.frame }
+  run.pieces[#run.pieces + 1] = { stop = stop, frame = chunk.frame, time = chunk.time }
   if count <= 0 then return nil end
   local other = other_end(conn, dir)
   local opens = run.first and (opening(run.octets) or other and other.opened and opposite(other.direction))
@@ -967,6 +978,17 @@ local function read(conn, dir, chunk, pos)
       pos = dir.lost and math.max(dir.offset, pos)
     end
   end
+end
+
+-- Octets that do nothing but carry on the body of the record in hand: nearly all that there are.
+local function carry_on(conn, dir, offset, length, avail)
+  local shape = dir.shape
+  if not shape or offset ~= dir.next or avail < length or #dir.head < shape.keep or dir.waiting or dir.lost
+      or offset + length >= dir.offset + shape.length then
+    return nil
+  end
+  dir.next, conn.last = offset + length, dir
+  return { open = shape, at = 0, length = length, from = offset - dir.offset, first_frame = dir.first_frame }
 end
 
 -- What one frame has of one direction.
@@ -1112,7 +1134,7 @@ local function show_record(tree, record, item, tvb, infos)
   sub:add(F["record.status"], record.status):set_generated()
   sub:add(F["record.first_frame"], record.first_frame):set_generated()
   sub:add(F["record.frame"], record.frame):set_generated()
-  sub:add(F["record.delivered"], record.time):set_generated()
+  sub:add(F["record.delivered"], duration(record.time)):set_generated()
   sub:add(F["record.spread"], (time_between(record.first_time, record.time))):set_generated()
   sub:add(F["record.byte_order"], record.big and "big" or "little"):set_generated()
   if record.pages then sub:add(F["record.pages"], record.pages):set_generated() end
@@ -1140,7 +1162,20 @@ local function show_record(tree, record, item, tvb, infos)
   end
 end
 
+-- How far a record has come that does not end here.
+local function progress(item)
+  local shape = item.open
+  return string.format("%s of %s begun in frame %d, %d of %d octets",
+    item.from == 0 and "Beginning" or "Continuation", shape.structure and shape.structure.name or "a record",
+    item.first_frame, item.from + item.length, shape.length)
+end
+
 local function show(items, tvb, pinfo, tree)
+  local first = items[1]
+  if first and first.open and not items[2] and not tree.visible then
+    pinfo.cols.info:set(progress(first)) -- nearly every frame; nobody looks into its tree
+    return
+  end
   local infos = {}
   for _, item in ipairs(items) do
     if item.record then
@@ -1153,10 +1188,7 @@ local function show(items, tvb, pinfo, tree)
       tree:add_proto_expert_info(E.found_place, string.format(
         "The place is found at a sync-point; %d octets before it are not read", item.found))
     elseif item.open and item.at then -- not of an earlier frame
-      local name = item.open.structure and item.open.structure.name or "a record"
-      local text = string.format("%s of %s begun in frame %d, %d of %d octets",
-        item.from == 0 and "Beginning" or "Continuation", name, item.first_frame, item.from + item.length,
-        item.open.length)
+      local text = progress(item)
       tree:add(proto, tvb(item.at, math.min(item.length, tvb:len() - item.at)), text)
       if #infos == 0 and #items == 1 then infos[1] = text end
     end
@@ -1363,8 +1395,19 @@ if gui_enabled() then register_menu("Xen migration latency", window, MENU_STAT_U
 
 -- the doors -------------------------------------------------------------------------------------------
 
+-- Which end sends; ports tell it nearly always.
 local function end_of(pinfo)
-  return tostring(pinfo.src) .. " " .. pinfo.src_port
+  local port = pinfo.src_port
+  return port ~= pinfo.dst_port and port or tostring(pinfo.src)
+end
+
+-- What was found when these octets of this frame were visited before.
+local function found_before(frame, stream, relative, length)
+  local items = shown[frame]
+  while items and (items.relative ~= relative or items.octets ~= length or items.stream ~= stream) do
+    items = items.other
+  end
+  return items
 end
 
 -- Whether Wireshark hands over late segments, so that what is missing may still come (known since 3.5).
@@ -1375,14 +1418,13 @@ end
 function proto.dissector(tvb, pinfo, tree)
   local length = tvb:reported_len()
   if length == 0 then return 0 end
-  local stream = last({ tcp_stream() })
+  local stream = last({ tcp_stream() }) -- inside of all tunnels
   -- The first of two passes of tshark without a filter knows no fields: the second is the first visit.
   if not stream then return tvb:len() end
-  local frame, relative = pinfo.number, last({ tcp_seq() }).value - 1
+  local frame, relative = pinfo.number, select(-1, tcp_seq()).value - 1
   stream = stream.value
-  local key = stream .. ":" .. relative .. ":" .. length
   local conn = connections[stream]
-  local items = shown[frame] and shown[frame][key]
+  local items = found_before(frame, stream, relative, length)
   if not items and (not conn or frame >= conn.frame) then
     if not conn then
       conn = { number = stream, dirs = {}, syncs = {}, tracker = { legal = FIRST, opened = 0 } }
@@ -1400,13 +1442,15 @@ function proto.dissector(tvb, pinfo, tree)
     if other and distance(other.next + other.base, last({ tcp_ack() }).value - 1) > 0 then doubt(conn) end
     -- Offsets count on where sequence numbers wrap.
     local high = dir.next or 0
-    items = {}
-    feed(conn, dir, {
-      offset = high + distance(high + dir.base, relative), length = length, avail = tvb:len(), frame = frame,
-      time = last({ frame_time() }).value, items = items, at = 0, tvb = tvb })
+    local offset, avail = high + distance(high + dir.base, relative), tvb:len()
+    items = { stream = stream, relative = relative, octets = length, other = shown[frame],
+              carry_on(conn, dir, offset, length, avail) }
+    if not items[1] then
+      feed(conn, dir, { offset = offset, length = length, avail = avail, frame = frame, time = now(pinfo),
+                        items = items, at = 0, tvb = tvb })
+    end
     if conn.ours then
-      shown[frame] = shown[frame] or {}
-      shown[frame][key] = items
+      shown[frame] = items
       if not conn.claimed then pinfo.conversation, conn.claimed = proto, true end
     else
       items = nil
@@ -1414,8 +1458,7 @@ function proto.dissector(tvb, pinfo, tree)
   end
   if not items then return conn.foreign and frame >= conn.foreign and 0 or tvb:len() end
   pinfo.cols.protocol:set("XENMIG")
-  local top = tree:add(proto, tvb())
-  show(items, tvb, pinfo, top)
+  show(items, tvb, pinfo, tree:add(proto, tvb()))
   return tvb:len()
 end
 

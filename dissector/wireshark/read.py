@@ -22,8 +22,8 @@ from dissector.syncpoints import Sync
 from dissector.wireshark.generate import PROTO, generate
 from dissector.wireshark.tshark import TsharkError, find
 
-_FRAME = ("frame.number", "frame.protocols", "frame.time_epoch", "tcp.stream",
-          "ip.src", "ip.dst", "ipv6.src", "ipv6.dst", "tcp.srcport", "tcp.dstport")
+_FRAME = ("frame.number", "frame.protocols", "frame.time_epoch", "frame.time_relative", "tcp.stream", "ip.src",
+          "ip.dst", "ipv6.src", "ipv6.dst", "tcp.srcport", "tcp.dstport")
 _RECORD = tuple(f"{PROTO}.record.{name}" for name in (
     "layer", "name", "direction", "byte_order", "stream_offset", "length", "status", "first_frame", "frame",
     "delivered", "spread", "octets"))
@@ -159,8 +159,8 @@ class Wireshark(Engine):
         if not values["tcp.stream"] or not (records or rules):
             return
         number, frame = int(values["tcp.stream"][-1]), int(values["frame.number"][0])
-        if not self.first_ns:
-            self.first_ns = _ns(values["frame.time_epoch"][0])
+        first_ns = _ns(values["frame.time_epoch"][0]) - _ns(values["frame.time_relative"][0])
+        self.first_ns = self.first_ns or first_ns
         sender, receiver = _ends(values)
         connection = self.connections.get(number)
         if connection is None and records:
@@ -173,7 +173,7 @@ class Wireshark(Engine):
         syncs = _syncs(values)
         found = FOUND_PLACE in rules
         for cells in records:
-            record = _record(cells, connection)
+            record = _record(cells, connection, first_ns)
             if found:
                 connection.find(record)
                 found = False
@@ -197,13 +197,13 @@ def _ends(values: _Values) -> tuple[str, str]:
     return sender, receiver
 
 
-def _record(cells: Sequence[str], connection: Conversation) -> Record:
+def _record(cells: Sequence[str], connection: Conversation, first_ns: int) -> Record:
     (layer, name, direction, order, offset, length, status, first_frame, frame, delivered, spread,
      octets) = cells
     structure = _STRUCTURES.get((layer, name))
     record = Record(structure, direction, layer, None, int(offset), int(length), None, order,
                     bytes.fromhex(octets), first_frame=int(first_frame), frame=int(frame),
-                    delivered_ns=_ns(delivered), status=status, page_size=connection.page_size,
+                    delivered_ns=first_ns + _ns(delivered), status=status, page_size=connection.page_size,
                     connection=connection.number)
     if structure is None or structure.type is not None:
         record.type, record.body_length = record_header(record.octets, order)

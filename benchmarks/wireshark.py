@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How long `tshark -r` takes with our dissector, against one that does next to nothing.
+
+    python -m benchmarks.wireshark [MEGABYTES]
+
+Both read the same synthesised COLO capture of random pages, in turn; the best of each counts.  CPU
+seconds, because other programs on the machine do not change them much.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from dissector.wireshark.tshark import find
+from tests.synthesiser import files, stream
+from tests.synthesiser.stream import Guest
+from tests.synthesiser.wire import Wire
+
+ROOT = Path(__file__).parent.parent
+DISSECTORS = {"xen_migration": ROOT / "lua" / "xen_migration.lua",
+              "trivial": ROOT / "benchmarks" / "trivial.lua"}
+GUEST = Guest(memory=4096, batch=1024, dirty=256)
+ROUNDS = 3
+
+
+def synthesise(path: Path, megabytes: int) -> None:
+    """A COLO capture of about this size: random memory, MTU frames."""
+    opening = Wire(stream.colo(0, GUEST), fin=False)
+    checkpoint = Wire(stream.checkpoint(GUEST), handshake=False, fin=False)
+    size, first = (sum(16 + 66 + int(length) for length in wire.rows["length"]) for wire in (checkpoint, opening))
+    files.write_large(path, opening, checkpoint, (megabytes * 1_000_000 - first) // size + 1)
+
+
+def seconds(capture: Path, script: Path, home: str) -> float:
+    """CPU seconds of tshark over this capture."""
+    process = subprocess.Popen([find(), "-r", str(capture), "-X", f"lua_script:{script}"],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                               env={**os.environ, "HOME": home, "XDG_CONFIG_HOME": home})
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"tshark with {script.name} failed")
+    return usage.ru_utime + usage.ru_stime
+
+
+def main() -> None:
+    megabytes = int(sys.argv[1]) if len(sys.argv) > 1 else 200
+    with tempfile.TemporaryDirectory() as folder:
+        capture = Path(folder) / "colo.pcap"
+        synthesise(capture, megabytes)
+        best = dict.fromkeys(DISSECTORS, float("inf"))
+        for _ in range(ROUNDS):
+            for name, script in DISSECTORS.items():
+                best[name] = min(best[name], seconds(capture, script, folder))
+        print(f"tshark -r, {capture.stat().st_size / 1e6:.0f} MB of COLO with random pages, CPU seconds, "
+              f"best of {ROUNDS}:")
+        for name, time in best.items():
+            print(f"  {name:14} {time:6.2f}")
+        print(f"  ratio          {best['xen_migration'] / best['trivial']:6.2f}")
+
+
+if __name__ == "__main__":
+    main()
