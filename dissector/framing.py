@@ -34,6 +34,7 @@ from dissector.protocol import (
 from dissector.record import COMPLETE, GAP, KEPT_MAX, SNAPPED, TRUNCATED, Record
 from dissector.streams import FRAME, GIVEN, HOLE, OFFSET, SIZE, TIME, Run
 
+_NO_ACKS, _NO_OCTETS = np.zeros((0, 3), np.int64), np.zeros(0, np.uint8)
 _NEVER = np.iinfo(np.int64).max
 _SYNC_SIZE = padded(fields.fixed_size(CHECKPOINT_STATE) or 0)
 
@@ -493,7 +494,7 @@ class Framer:
             self._touched = SNAPPED
 
     def _leave(self) -> None:
-        """Remember of the run what the next one needs."""
+        """Remember of the run what the next one needs, and let go of its octets."""
         row = len(self._run.rows)
         if self._peek is not None and self._peek < self._limit and not self.lost:
             self._touch(self._peek)
@@ -506,3 +507,4 @@ class Framer:
             self._seen = int(self._seen_upto[row - 1])
             if self._gap_upto is not None:
                 self._gap = int(self._gap_upto[row - 1])
+        self._run = Run(self._run.rows, _NO_ACKS, _NO_OCTETS, _NO_OCTETS)
