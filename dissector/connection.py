@@ -29,7 +29,7 @@ from dissector.protocol import (
 )
 from dissector.record import Record
 from dissector.segments import Segments
-from dissector.streams import ACK_FRAME, ACK_TIME, COVERS, HOLE, OFFSET, SIZE, Run, Stream
+from dissector.streams import ACK_FRAME, ACK_TIME, ACKS_MAX, COVERS, HOLE, OFFSET, SIZE, Run, Stream
 from dissector.syncpoints import Sync, Tracker
 
 SNIFF = 64
@@ -270,7 +270,8 @@ class Connection:
         left = self._unacked[side] = left[surplus:]
         framer = self._framers[side]
         first = min(1 << 62 if framer.lost else framer.earliest_end, left[0].end if left else 1 << 62)
-        self._acks[side] = acks[acks[:, COVERS] >= first] if len(acks) else acks
+        useful = acks[acks[:, COVERS] >= first] if len(acks) else acks
+        self._acks[side] = useful[1::2] if len(useful) > ACKS_MAX else useful
 
     # --- sync-points ---------------------------------------------------------------------------
 
