@@ -507,4 +507,4 @@ class Framer:
             self._seen = int(self._seen_upto[row - 1])
             if self._gap_upto is not None:
                 self._gap = int(self._gap_upto[row - 1])
-        self._run = Run(self._run.rows, _NO_ACKS, _NO_OCTETS, _NO_OCTETS)
+        self._run = Run(self._run.rows.copy(), _NO_ACKS, _NO_OCTETS, _NO_OCTETS)
