@@ -12,7 +12,7 @@ PROGRAMS := tshark:tshark dumpcap:wireshark-common tcpdump:tcpdump ip:iproute2 e
             luacheck:lua-check luac5.1:lua5.1 luac5.2:lua5.2 luac5.3:lua5.3 luac5.4:lua5.4
 APT      := $(if $(filter 0,$(shell id -u)),,sudo) env DEBIAN_FRONTEND=noninteractive apt-get
 
-# How long `make fuzz` fuzzes each of its harnesses.
+# Seconds for which `make fuzz` fuzzes each of its harnesses.
 FUZZ_SECONDS := 600
 HARNESSES    := reader streams framing scapy_layer capture
 

@@ -36,7 +36,18 @@ from dissector.protocol import (
 from dissector.record import Record
 from dissector.seeker import Seeker
 from dissector.segments import Segments
-from dissector.streams import ACK_FRAME, ACK_TIME, COVERS, FRAME, HOLE, OFFSET, SIZE, Run, Stream
+from dissector.streams import (
+    ACK_FRAME,
+    ACK_TIME,
+    ACKS_MAX,
+    COVERS,
+    FRAME,
+    HOLE,
+    OFFSET,
+    SIZE,
+    Run,
+    Stream,
+)
 from dissector.syncpoints import UNCONFIRMED, Sync, Tracker
 from dissector.turns import Turns
 
@@ -379,7 +390,8 @@ class Connection:
         self._unacked_lost[side] += surplus
         left = self._unacked[side] = left[surplus:]
         first = min(self._directions[side].earliest_end, left[0].end if left else 1 << 62)
-        self._acks[side] = acks[acks[:, COVERS] >= first] if len(acks) else acks
+        useful = acks[acks[:, COVERS] >= first] if len(acks) else acks
+        self._acks[side] = useful[1::2] if len(useful) > ACKS_MAX else useful
 
     # --- sync-points ---------------------------------------------------------------------------
 

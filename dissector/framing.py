@@ -36,6 +36,7 @@ from dissector.protocol import (
 from dissector.record import COMPLETE, GAP, KEPT_MAX, SNAPPED, TRUNCATED, Record
 from dissector.streams import FRAME, GIVEN, HOLE, OFFSET, SIZE, TIME, Run
 
+_NO_ACKS, _NO_OCTETS = np.zeros((0, 3), np.int64), np.zeros(0, np.uint8)
 _SYNC_SIZE = padded(fields.fixed_size(CHECKPOINT_STATE) or 0)
 
 
@@ -518,7 +519,7 @@ class Framer:
             self._touched = SNAPPED
 
     def _leave(self) -> None:
-        """Remember of the run what the next one needs."""
+        """Remember of the run what the next one needs, and let go of its octets."""
         row = len(self._run.rows)
         if self.lost:
             row = self._row(self.offset)
@@ -534,3 +535,4 @@ class Framer:
             self._early = self._run.tail(row)
             self._head, self._head_ends = bytearray(), False
         self._passage.leave(row)
+        self._run = Run(self._run.rows.copy(), _NO_ACKS, _NO_OCTETS, _NO_OCTETS)

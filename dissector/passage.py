@@ -32,7 +32,7 @@ class Passage:
     def look_at(self, run: Run) -> None:
         """Take a run in hand."""
         rows = run.rows
-        self._rows = rows
+        self._times = np.ascontiguousarray(rows[:, TIME])
         seen = np.where(rows[:, HOLE] != 0, 0, rows[:, FRAME])
         self._seen_upto = np.maximum(np.maximum.accumulate(seen), self._seen)
         self._passed_upto = np.maximum(np.maximum.accumulate(rows[:, FRAME]), self._passed[0])
@@ -47,7 +47,7 @@ class Passage:
         if frame == self._passed[0]:
             return self._passed
         first = int(self._passed_upto.searchsorted(frame))
-        return frame, int(self._rows[first, TIME])
+        return frame, int(self._times[first])
 
     def held_up(self, row: int) -> bool:
         """Whether it was a hole that this row waited for."""

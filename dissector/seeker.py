@@ -183,7 +183,7 @@ class Seeker:
                 self._try(landmark, run, not into, turns)
             if self._begin == before:
                 break
-        self._bury()
+        self._bury(proven)
         self._passage.look_at(run)
         row = int(run.rows[:, OFFSET].searchsorted(self._begin, "right")) - 1
         self._passage.leave(row)
@@ -219,8 +219,11 @@ class Seeker:
     def _proven(self) -> Trial | None:
         return next((t for t in self.trials if t.chained() or (self.direction and t.quiet)), None)
 
-    def _bury(self) -> None:
-        """Keep what may still be proven."""
+    def _bury(self, proven: Trial | None) -> None:
+        """Keep what may still be proven, and nothing of the run."""
+        for trial in self.trials:
+            if trial is not proven:
+                trial.framer.rest = None
         self._tried = {tried for tried in self._tried if tried[0] >= (self._begin or 0)}
         self.quiet += [t for t in self.trials if t.quiet and t not in self.quiet]
         self.quiet = self.quiet[-TRIALS:]

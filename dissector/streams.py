@@ -261,6 +261,7 @@ def _assemble(rows, times, first, state, held, acks, out, final, limit):  # type
             sequence = (sequence + 1) & 0xFFFFFFFF
             if mine[_STATE] != _RUNNING:
                 _set_origin(mine, held[side], sequence)
+                _drain(mine, held[side], out[side])
         elif length and mine[_STATE] == _UNKNOWN:
             mine[_ORIGIN], mine[_STATE] = sequence, _WAITING
         if flags & ACK and theirs[_STATE] != _UNKNOWN:
@@ -333,7 +334,7 @@ def _set_origin(mine, held, sequence):  # type: ignore[no-untyped-def]
     kept = 0
     for i in range(mine[_HELD]):
         offset = held[i, OFFSET] + shift
-        if 0 <= offset < 1 << 30:
+        if 0 <= offset < WINDOW:
             held[kept] = held[i]
             held[kept, OFFSET] = offset
             kept += 1
