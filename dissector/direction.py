@@ -89,7 +89,7 @@ class Direction:
         self.unread.append(Unread(self.direction, begin, 0))
         records: list[Record] = []
         for trial in sorted({*seeker.quiet, *seeker.trials}, key=lambda t: t.offset):
-            if trial.records and (trial.quiet or trial.chained()) and trial.offset >= begin:
+            if trial.records and (trial.quiet or trial.proven()) and trial.offset >= begin:
                 records += self._accept(trial)
                 begin = records[-1].end
                 if trial.framer.lost is None:

@@ -16,7 +16,7 @@ from dissector.landmarks import Landmark, landmarks
 from dissector.passage import Passage
 from dissector.protocol import BACK, CHECKPOINT_STATE, FORWARD, PAUSES, STATES, SYNC_LANDMARKS
 from dissector.record import Record
-from dissector.streams import OFFSET, Run
+from dissector.streams import FRAME, HOLE, OFFSET, TIME, Run
 from dissector.turns import Turns
 
 CHAIN = 3
@@ -35,12 +35,16 @@ WRITES = 4
 """A sync-point and what rides with it are written in pieces of so many octets, or a multiple.  One in
 the other byte order would seem to stand 3 octets beside it, in the padding."""
 
+IDLE = 20_000_000
+"""ns of silence behind which the primary begins a record: writers pause between records, not inside."""
+
 _TOLERATED = ("shifted_dirty_list", "lost_place", "lost_in_hole")
 
 
 @dataclass(slots=True, eq=False)
 class Trial:
-    """A reading from a candidate on.  `aligned`: the candidate stands at the start of a segment.
+    """A reading from a candidate on.  `aligned`: the candidate stands at the start of a segment;
+    `idle`: there, after a silence or when the other side had spoken.
 
     Where it contradicts itself it forgets what it has read and reads on: behind a stream that lies in
     a page the true one goes on.
@@ -49,6 +53,7 @@ class Trial:
     landmark: Landmark
     framer: Framer
     aligned: bool
+    idle: bool
     records: list[Record] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     quiet: list[Record] = field(default_factory=list)
@@ -113,8 +118,10 @@ class Trial:
     def _forget(self) -> None:
         self.records, self.quiet, self.paused = [], [], False
 
-    def chained(self, final: bool = False) -> bool:
-        """Whether its records prove each other."""
+    def proven(self, final: bool = False) -> bool:
+        """Whether its first record stands where one must, or its records prove each other."""
+        if self.idle and self.records and self.records[0].stream_offset == self.landmark.offset:
+            return self.framer.lost is None or self.framer.lost.hole
         if len(self.records) < CHAIN:
             return False
         span = self.records[-1].end - self.offset
@@ -192,7 +199,7 @@ class Seeker:
 
     def finish(self) -> Trial | None:
         """The stream has ended: the trial that has come farthest, if it has not failed."""
-        left = [t for t in self.trials if t.chained(final=True)]
+        left = [t for t in self.trials if t.proven(final=True)]
         return max(left, key=lambda t: t.records[-1].end - t.offset, default=None)
 
     def _try(self, landmark: Landmark, run: Run, aligned: bool, turns: Turns) -> None:
@@ -200,10 +207,17 @@ class Seeker:
         if self.direction not in ("", landmark.direction) or (landmark.offset, layer) in self._tried:
             return
         trial = Trial(landmark, Framer.found(landmark.direction, landmark.state, landmark.order,
-                                             landmark.offset, self._passage.copy()), aligned)
+                                             landmark.offset, self._passage.copy()),
+                      aligned, aligned and not landmark.sync and self._is_idle(landmark, run, turns))
         self._advance(trial, run, turns)
-        if not trial.dead or trial.quiet or trial.chained():
+        if not trial.dead or trial.quiet or trial.proven():
             self.trials.append(trial)
+
+    @staticmethod
+    def _is_idle(landmark: Landmark, run: Run, turns: Turns) -> bool:
+        row = int(run.rows[:, OFFSET].searchsorted(landmark.offset))
+        silence = run.rows[row, TIME] - run.rows[row - 1, TIME] if row and not run.rows[row - 1, HOLE] else 0
+        return bool(silence >= IDLE) or turns.is_answer(int(run.rows[row, FRAME]))
 
     def _advance(self, trial: Trial, run: Run, turns: Turns) -> None:
         trial.advance(run, turns)
@@ -217,7 +231,7 @@ class Seeker:
         return record.layer
 
     def _proven(self) -> Trial | None:
-        return next((t for t in self.trials if t.chained() or (self.direction and t.quiet)), None)
+        return next((t for t in self.trials if t.proven() or (self.direction and t.quiet)), None)
 
     def _bury(self, proven: Trial | None) -> None:
         """Keep what may still be proven, and nothing of the run."""
