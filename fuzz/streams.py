@@ -56,7 +56,7 @@ def _fed(rows: np.ndarray, times: np.ndarray, ends: list[int]) -> tuple[list[Row
         part[:, -1] -= begin
         data = _DATA.copy()
         packets = Packets(data, zero[begin:end], zero[begin:end], zero[begin:end], times[begin:end],
-                          zero[begin:end], begin + 1)
+                          zero[begin:end], zero[begin:end], begin + 1)
         runs = stream.feed(Segments(packets, part, Streams.__new__(Streams)), part)
         _take(stream, runs, rows, times, found)
         data[:] = 0xEE  # the block is gone
