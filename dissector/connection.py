@@ -54,6 +54,9 @@ from dissector.turns import Turns
 SNIFF = 64
 """Octets of a direction that decide whether it opens one of our streams."""
 
+MAGIC_MIN = 8
+"""So many of them decide if the snap length has cut off the others."""
+
 WATCHED_OCTETS = 64 << 20
 """A connection whose start was not seen is looked through for landmarks so far; Xen's longest records
 have some 4 MiB."""
@@ -191,10 +194,12 @@ class Connection:
     # --- recognising ---------------------------------------------------------------------------
 
     @staticmethod
-    def _opening(octets: bytes) -> str:
-        """The direction that starts with these octets, "" if none does (or not yet)."""
-        return next((direction for direction, magics in OPENINGS.items()
-                     if any(octets.startswith(magic) for magic in magics)), "")
+    def _opening(octets: bytes, more: bool = True) -> str:
+        """The direction that starts with these octets, "" if none does (or not yet).  Without `more`,
+        a good part of a beginning is enough: the snap length cut it off."""
+        return next((direction for direction, magics in OPENINGS.items() for magic in magics
+                     if octets.startswith(magic) or (not more and len(octets) >= MAGIC_MIN
+                                                     and magic.startswith(octets))), "")
 
     @staticmethod
     def _may_open(octets: bytes) -> bool:
@@ -241,7 +246,7 @@ class Connection:
                 continue
             self.prefixes[side], more = self._first_octets(run)
             started = self.stream.syn[side] and first_offset(run) == 0 and not run.rows[0, HOLE]
-            direction = self._opening(self.prefixes[side])
+            direction = self._opening(self.prefixes[side], more)
             # Without a SYN, libxc's header may well have libxl's stream in front of it.
             if direction and (started or not self.prefixes[side].startswith(IMAGE_HEADER.magic)):
                 return self._recognised(side if direction == FORWARD else 1 - side, left)

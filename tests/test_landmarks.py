@@ -225,8 +225,32 @@ def test_real_captures_that_start_late(tmp_path: Path, name: str, share: float) 
     assert set(rows["numbering"]) == {"relative"}
 
 
-def _without(path: Path, keep: Callable[[int], bool]) -> bytes:
-    """A pcap without some of its frames."""
+@pytest.mark.parametrize("snaplen", [96, 160])
+@pytest.mark.parametrize("name", ["colo-hvm-fast.A", "colo-hvm-dirty.A"])
+def test_snapped_captures(tmp_path: Path, name: str, snaplen: int) -> None:
+    """Sync-points are short: each is found, and nothing is measured across a header that was cut off."""
+    whole = read(PCAPS / f"{name}.pcap.zst")
+    path = tmp_path / "snapped.pcap"
+    path.write_bytes(_without(PCAPS / f"{name}.pcap.zst", lambda frame: True, snaplen))
+    result = read(path)
+    assert [(s.record.frame, s.point, s.record.delivered_ns) for s in result.syncs] == [
+        (s.record.frame, s.point, s.record.delivered_ns) for s in whole.syncs]
+    assert {s.status for s in result.syncs} == {"ok", "unknown_order"}
+    framed = {(r.frame, r.full_name, r.length) for r in result.records}
+    assert framed <= {(r.frame, r.full_name, r.length) for r in whole.records}
+    assert len(framed) > 2 * len(whole.syncs)
+
+
+def test_epochs_of_a_snapped_remus_are_found() -> None:
+    """Every PAGE_DATA that begins behind a pause, where its header is in the file."""
+    result = read(PCAPS / "remus-pv-netem-s128.A.pcap.zst")
+    pages = [r for r in result.records if r.structure is p.PAGE_DATA]
+    assert len(pages) == 30
+    assert {r.status for r in pages} == {"snapped"}
+
+
+def _without(path: Path, keep: Callable[[int], bool], snaplen: int = 1 << 18) -> bytes:
+    """A pcap without some of its frames, and without what is behind the snap length of the others."""
     octets, buffer = bytearray(), bytearray(1 << 20)
     with Source(path) as source:
         while size := source.readinto(memoryview(buffer)):
@@ -235,6 +259,7 @@ def _without(path: Path, keep: Callable[[int], bool]) -> bytes:
     while at < len(octets):
         size = 16 + int.from_bytes(octets[at + 8:at + 12], "little")
         if keep(frame):
-            out.append(octets[at:at + size])
+            captured = min(size - 16, snaplen)
+            out.append(octets[at:at + 8] + captured.to_bytes(4, "little") + octets[at + 12:at + 16 + captured])
         at, frame = at + size, frame + 1
     return b"".join(out)
