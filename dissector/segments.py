@@ -222,7 +222,7 @@ def _transport(data, kind, p, end, wire_end):  # type: ignore[no-untyped-def]
             return np.int64(-2), p, wire_end
         protocol, p = np.int64(data[p + 9]), p + (data[p] & 15) * 4
         if protocol == 51 and p + 8 <= end:  # authentication header
-            protocol, p = np.int64(data[p]), p + (data[p + 1] + 2) * 4
+            protocol, p = np.int64(data[p]), p + (np.int64(data[p + 1]) + 2) * 4
         return protocol, p, wire_end
     if kind != 0x86DD:
         return np.int64(-3), p, wire_end
@@ -238,8 +238,8 @@ def _transport(data, kind, p, end, wire_end):  # type: ignore[no-untyped-def]
             return np.int64(-1), p, wire_end
         if protocol == 44 and _be16(data, p + 2) & 0xFFF9:
             return np.int64(-2), p, wire_end
-        size = 8 if protocol == 44 else (data[p + 1] + 2) * 4 if protocol == 51 \
-            else (data[p + 1] + 1) * 8
+        words = np.int64(data[p + 1])
+        size = 8 if protocol == 44 else (words + 2) * 4 if protocol == 51 else (words + 1) * 8
         protocol, p = np.int64(data[p]), p + size
     return protocol, p, wire_end
 
