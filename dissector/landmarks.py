@@ -119,12 +119,18 @@ _MAGICS = np.array([[int.from_bytes(magic[:8].ljust(8, b"\0")), int.from_bytes(m
                      (1 << 64) - (1 << 8 * (WINDOW - len(magic)))] for magic, _ in _HEADERS], np.uint64)
 
 
+_FIRST = np.zeros(256, np.bool_)
+_FIRST[:_SIZES.shape[1]] = True
+_FIRST[[magic[0] for magic, _ in _HEADERS]] = True
+"""With which octets something of this begins."""
+
+
 def landmarks(run: Run, begin: int) -> tuple[list[Landmark], int]:
     """Candidates in a run, from stream offset `begin` on, and the offset from which to look in the
     next run, which must start with the octets of this one from there on."""
     out = np.empty((_CANDIDATES, 3), np.int64)
     starts = np.ascontiguousarray(run.rows[:, OFFSET])
-    found, begin = _scan(run.rows, starts, run.data, run.kept, begin, _KINDS, _SIZES, _MAGICS, out)
+    found, begin = _scan(run.rows, starts, run.data, run.kept, begin, _KINDS, _SIZES, _MAGICS, _FIRST, out)
     return list(_named(out[:found])), int(begin)
 
 
@@ -140,7 +146,7 @@ def _named(rows: np.ndarray) -> Iterator[Landmark]:
 
 
 @compiled
-def _scan(rows, starts, data, kept, begin, kinds, sizes, magics, out):  # type: ignore[no-untyped-def]
+def _scan(rows, starts, data, kept, begin, kinds, sizes, magics, first, out):  # type: ignore[no-untyped-def]
     """Slide a window of 16 octets over the run, and note where a record may begin."""
     found, have, upto = 0, 0, begin
     older, newer = np.uint64(0), np.uint64(0)
@@ -159,6 +165,8 @@ def _scan(rows, starts, data, kept, begin, kinds, sizes, magics, out):  # type: 
                 continue
             here = offset + i - 15
             upto = here + 1
+            if not first[older >> one]:
+                continue
             hit = 0
             # Memory is full of small numbers: refuse what is cheap to refuse.  Little-endian: the
             # three upper octets of a record number are zero, the upper one of a length nearly so.
