@@ -26,6 +26,7 @@ from dissector.segments import (
     _network,
     _slot,
     _transport,
+    secret_numbers,
 )
 from dissector.streams import FRAME, GIVEN, HOLE, OFFSET, Stream
 
@@ -84,6 +85,7 @@ class Rewriter:
         self._names = np.zeros(1 << 8, np.int64)
         self._named = np.zeros(3, np.int64)
         self._slots = np.full(1 << 9, _FREE, np.int32)
+        self._secret = secret_numbers()
 
     def rewrite(self, packets: Packets) -> np.ndarray:
         """Rewrite the packets of one block; the mask of those that stay."""
@@ -102,7 +104,7 @@ class Rewriter:
             done, at, self._known = _rewrite(
                 packets.data, table, done, stays, is_tcp, is_ours, taken, at, self._bounds, self._ranges,
                 self._anonymise, self._known, self._addresses, self._names, self._named, self._slots,
-                self.counts)
+                self._secret, self.counts)
             if done < len(packets):
                 self._grow()
         return stays
@@ -136,7 +138,7 @@ class Rewriter:
         self._addresses = np.concatenate((self._addresses, np.zeros_like(self._addresses)))
         self._names = np.concatenate((self._names, np.zeros_like(self._names)))
         self._slots = np.full(2 * len(self._addresses), _FREE, np.int32)
-        _fill_slots(self._slots, self._addresses, self._known)
+        _fill_slots(self._slots, self._addresses, self._secret, self._known)
 
 
 @compiled
@@ -245,7 +247,7 @@ def _apply(data, p, offset, size, ranges, low, high, counts):  # type: ignore[no
 
 
 @compiled
-def _rename(data, p, kind, known, addresses, names, named, slots):  # type: ignore[no-untyped-def]
+def _rename(data, p, kind, known, addresses, names, named, slots, secret):  # type: ignore[no-untyped-def]
     """Put a new address in place of the one at data[p]: the same for the same.  Returns how many
     addresses are known.  Those that name no host stay."""
     high, size = np.uint64(0), 4
@@ -262,7 +264,7 @@ def _rename(data, p, kind, known, addresses, names, named, slots):  # type: igno
         if high == 0 and low <= 1:
             return known
     none = np.uint64(0)
-    slot = _slot(slots, addresses, np.uint64(kind), high, low, none, none)
+    slot = _slot(slots, addresses, secret, np.uint64(kind), high, low, none, none)
     if slots[slot] < 0:
         slots[slot] = known
         key = addresses[known]
@@ -286,18 +288,18 @@ def _rename(data, p, kind, known, addresses, names, named, slots):  # type: igno
 
 
 @compiled
-def _rename_link(data, p, link, anonymise, known, addresses, names, named, slots):  # type: ignore[no-untyped-def]
+def _rename_link(data, p, link, anonymise, known, addresses, names, named, slots, secret):  # type: ignore[no-untyped-def]
     """The addresses of a link header; what pads them is zeroed."""
     if link == _ETHERNET:
         if anonymise:
-            known = _rename(data, p, _MAC, known, addresses, names, named, slots)
-            known = _rename(data, p + 6, _MAC, known, addresses, names, named, slots)
+            known = _rename(data, p, _MAC, known, addresses, names, named, slots, secret)
+            known = _rename(data, p + 6, _MAC, known, addresses, names, named, slots, secret)
     elif link == _SLL or link == _SLL2:
         at = p + 6 if link == _SLL else p + 12
         size = min(np.int64(data[p + 5] if link == _SLL else data[p + 11]), 8)
         _fill(data, at + size, at + 8, 0)
         if anonymise and size == 6:
-            known = _rename(data, at, _MAC, known, addresses, names, named, slots)
+            known = _rename(data, at, _MAC, known, addresses, names, named, slots, secret)
         elif anonymise:
             _fill(data, at, at + size, 0)
     return known
@@ -305,7 +307,7 @@ def _rename_link(data, p, link, anonymise, known, addresses, names, named, slots
 
 @compiled
 def _rewrite(data, table, done, stays, is_tcp, is_ours, taken, t, bounds, ranges, anonymise,  # type: ignore[no-untyped-def]
-             known, addresses, names, named, slots, counts):
+             known, addresses, names, named, slots, secret, counts):
     """From packet `done` and row `t` of `taken` on; stops early when the table of addresses may get
     full."""
     layers, links = np.empty((_DEPTH, 7), np.int64), np.empty((_DEPTH + 1, 2), np.int64)
@@ -340,15 +342,15 @@ def _rewrite(data, table, done, stays, is_tcp, is_ours, taken, t, bounds, ranges
         counts[NO_STREAM, 0] += end - payload
         for j in range(m):
             known = _rename_link(data, links[j, 0], links[j, 1], anonymise, known, addresses, names, named,
-                                 slots)
+                                 slots, secret)
         for j in range(n - 1, -1, -1):
             layer = layers[j]
             ip, kind, p, upto = layer[_IP], layer[_ETHERTYPE], layer[_HEADER], layer[_WIRE_END]
             _blank_options(data, layer, end)
             if anonymise:
                 at, size, family = (ip + 12, 4, _IPV4) if kind == 0x0800 else (ip + 8, 16, _IPV6)
-                known = _rename(data, at, family, known, addresses, names, named, slots)
-                known = _rename(data, at + size, family, known, addresses, names, named, slots)
+                known = _rename(data, at, family, known, addresses, names, named, slots, secret)
+                known = _rename(data, at + size, family, known, addresses, names, named, slots, secret)
             restore(data, kind, ip, 0, p, upto, end, layer[_IP_WORTH])
             if layer[_PROTOCOL] > 0:
                 restore(data, kind, ip, layer[_PROTOCOL], p, upto, end, layer[_WORTH])

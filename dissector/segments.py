@@ -86,7 +86,7 @@ class Streams:
         self._heard = np.full(1 << 11, not sparing)
         """Streams whose rows are handed out."""
         # Who writes a capture must not be able to choose where its streams land in the table.
-        self._secret = np.random.default_rng().integers(1 << 64, size=10, dtype=np.uint64)
+        self._secret = secret_numbers()
 
     def endpoint(self, stream: int, side: int) -> str:
         """ "address:port" of one end."""
@@ -130,6 +130,11 @@ class Streams:
         self.octets = np.concatenate((self.octets, np.zeros_like(self.octets)))
         self._slots = np.full(2 * len(self._keys), _NO_STREAM, np.int32)
         _fill_slots(self._slots, self._keys, self._secret, self.count)
+
+
+def secret_numbers() -> np.ndarray:
+    """What makes a table of hashes one whose collisions nobody can prepare (uint64)."""
+    return np.random.default_rng().integers(1 << 64, size=10, dtype=np.uint64)
 
 
 @compiled

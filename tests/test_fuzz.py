@@ -40,8 +40,8 @@ def test_a_broken_promise_is_found(tmp_path: Path) -> None:
     """The rejected twin: a harness that cannot fail would find nothing."""
     program = (
         "import dissector.framing, fuzz.framing\n"
-        "def wrong(self, record): record.stream_offset += record.stream_offset > 99\n"
-        "dissector.framing.Framer._count_pages = wrong\n"
+        "def wrong(self, record, shape): record.stream_offset += record.stream_offset > 99\n"
+        "dissector.framing.Framer._check = wrong\n"
         f"fuzz.framing.check(open({str(CORPUS / 'framing' / 'colo_forward')!r}, 'rb').read())\n")
     done = subprocess.run([sys.executable, "-c", program], cwd=PCAPS.parent, capture_output=True, text=True)
     assert done.returncode == 1

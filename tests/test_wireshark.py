@@ -223,7 +223,8 @@ def test_faults_are_expert_items(tmp_path: Path, case: Any, rule: str) -> None:
                  "reserved_not_zero", "padding_not_zero", "optional_record", "wrong_direction"):
         if tshark(capture, "-Y", f"xenmig.expert.{name}", "-T", "fields", "-e", "frame.number"):
             found.add(name)
-    assert found == mine.rules()
+    # The engine has more landmarks than the sync-points by which the dissector finds its place.
+    assert found == mine.rules() - {"found_place"}
     assert found >= {rule} - {""}
 
 
@@ -478,7 +479,7 @@ def test_a_lost_place_is_found_again(tmp_path: Path, structure: protocol.Structu
     assert 1 <= [status for _, status in found].count("unknown_order") <= 1 + (structure is protocol.CHECKPOINT_END)
     assert {status for _, status in found} == {"ok", "unknown_order"}
     for capture, count in ((torn, 1), (files.write(tmp_path / "whole.pcap", wire), 0)):
-        for rule in ("lost_place", "found_place"):
+        for rule in ("lost_in_hole", "found_place"):
             shown = tshark(capture, "-Y", f"xenmig.expert.{rule}", "-T", "fields", "-e", "frame.number", *passes)
             assert len(shown.split()) == count
 
