@@ -132,8 +132,10 @@ local function encoded(value, width, big)
   return table.concat(octets)
 end
 
-local function last(values)
-  return values[#values]
+-- Of the values of a field: inside of all tunnels.
+local function innermost(value, ...)
+  if ... then return innermost(...) end
+  return value
 end
 
 -- Between sequence numbers, which wrap.
@@ -192,10 +194,13 @@ end
 
 local connections -- by tcp.stream
 local shown -- by frame: what the calls for that frame found, as a chain
+-- By frame, of the one call whose octets only carry on a record: its shape, their sequence number and count.
+local carried, carried_at, carried_octets
 local origin -- s since the epoch, about: the time from which times count
 
 function proto.init()
   connections, shown, origin = {}, {}, nil
+  carried, carried_at, carried_octets = {}, {}, {}
 end
 
 -- Time of a frame: ns since the first one.  Asking for a field of the frame instead would make Wireshark
@@ -232,7 +237,7 @@ end
 local function new_direction(conn, relative)
   local _, other = next(conn.dirs)
   local direction = other and other.direction
-  local started = has_completeness and bits(last({ tcp_completeness() }).value, 0, 1) ~= 0 -- a SYN was seen
+  local started = has_completeness and bits(innermost(tcp_completeness()).value, 0, 1) ~= 0 -- a SYN was seen
   return { direction = direction and opposite(direction), lost = true, big = {}, page_size = PAGE_SIZE,
            base = started and 0 or relative, from_start = started and relative == 0 }
 end
@@ -610,7 +615,7 @@ local function gather(conn, dir, chunk, pos)
     tvb = chunk.tvb, text = octets_at(chunk, pos, stop - pos) }
   waiting.count = waiting.count + stop - pos
   local before = waiting.shape.length - #dir.head -- octets of the list beyond what is kept
-  local ended = last({ tcp_fin() }).value
+  local ended = innermost(tcp_fin()).value
   if waiting.count < before + SYNC_SIZE and not ended then return end
   local text = ""
   for _, c in ipairs(waiting.chunks) do text = text .. c.text end
@@ -796,21 +801,34 @@ local function read(conn, dir, chunk, pos)
       pos = seek(conn, dir, chunk, pos)
     else
       local reached = dir.waiting and pos or step(conn, dir, chunk, pos)
-      if dir.waiting and (reached < stop or last({ tcp_fin() }).value) then gather(conn, dir, chunk, reached) end
+      if dir.waiting and (reached < stop or innermost(tcp_fin()).value) then gather(conn, dir, chunk, reached) end
       pos = dir.lost and math.max(dir.offset, pos)
     end
   end
 end
 
--- Octets that do nothing but carry on the body of the record in hand: nearly all that there are.
-local function carry_on(conn, dir, offset, length, avail)
-  local shape = dir.shape
-  if not shape or offset ~= dir.next or avail < length or #dir.head < shape.keep or dir.waiting or dir.lost
-      or offset + length >= dir.offset + shape.length then
+-- How far a record comes that does not end here: a format for the octets there are so far.
+local function progress(shape, first_frame)
+  return string.format("%s begun in frame %d, %%d of %d octets",
+    shape.structure and shape.structure.name or "a record", first_frame, shape.length)
+end
+
+-- Octets that do nothing but carry on the body of the record in hand: nearly all that there are, so
+-- neither tables are made nor Wireshark asked.  Returns the record's shape; or nil, for `feed` to read them.
+local function carry_on(conn, frame, port, relative, length)
+  local dir = conn.dirs[port]
+  local shape = dir and dir.direction == FORWARD and dir.shape
+  if not shape or #dir.head < shape.keep or dir.waiting or dir.lost or carried[frame] or frame < conn.frame
+      or distance(dir.next + dir.base, relative) ~= 0 or dir.next + length >= dir.offset + shape.length then
     return nil
   end
-  dir.next, conn.last = offset + length, dir
-  return { open = shape, at = 0, length = length, from = offset - dir.offset, first_frame = dir.first_frame }
+  if not shape.carried then
+    shape.carried = "Continuation of " .. progress(shape, dir.first_frame)
+    shape.stream, shape.start = conn.number, dir.offset + dir.base
+  end
+  carried[frame], carried_at[frame], carried_octets[frame] = shape, relative, length
+  dir.next, conn.last, conn.frame = dir.next + length, dir, frame
+  return shape
 end
 
 -- What one frame has of one direction.
@@ -984,20 +1002,13 @@ local function show_record(tree, record, item, tvb, infos)
   end
 end
 
--- How far a record has come that does not end here.
-local function progress(item)
-  local shape = item.open
-  return string.format("%s of %s begun in frame %d, %d of %d octets",
-    item.from == 0 and "Beginning" or "Continuation", shape.structure and shape.structure.name or "a record",
-    item.first_frame, item.from + item.length, shape.length)
+local function show_carried(shape, relative, length, tvb, pinfo, tree)
+  local text = string.format(shape.carried, (relative - shape.start) % 2 ^ 32 + length)
+  pinfo.cols.info = text
+  if tree.visible then tree:add(proto, tvb(), text) end
 end
 
 local function show(items, tvb, pinfo, tree)
-  local first = items[1]
-  if first and first.open and not items[2] and not tree.visible then
-    pinfo.cols.info:set(progress(first)) -- nearly every frame; nobody looks into its tree
-    return
-  end
   local infos = {}
   for _, item in ipairs(items) do
     if item.record then
@@ -1010,7 +1021,8 @@ local function show(items, tvb, pinfo, tree)
       tree:add_proto_expert_info(E.found_place, string.format(
         "The place is found at a sync-point; %d octets before it are not read", item.found))
     elseif item.open and item.at then -- not of an earlier frame
-      local text = progress(item)
+      local text = (item.from == 0 and "Beginning of " or "Continuation of ")
+        .. string.format(progress(item.open, item.first_frame), item.from + item.length)
       tree:add(proto, tvb(item.at, math.min(item.length, tvb:len() - item.at)), text)
       if #infos == 0 and #items == 1 then infos[1] = text end
     end
@@ -1232,6 +1244,12 @@ local function found_before(frame, stream, relative, length)
   return items
 end
 
+local function carried_before(frame, stream, relative, length)
+  local shape = carried[frame]
+  return shape and shape.stream == stream and carried_at[frame] == relative and carried_octets[frame] == length
+    and shape
+end
+
 -- Whether Wireshark hands over late segments, so that what is missing may still come (known since 3.5).
 local function waits_for_late()
   return get_preference and get_preference("tcp.reassemble_out_of_order")
@@ -1240,12 +1258,19 @@ end
 function proto.dissector(tvb, pinfo, tree)
   local length = tvb:reported_len()
   if length == 0 then return 0 end
-  local stream = last({ tcp_stream() }) -- inside of all tunnels
+  local stream = innermost(tcp_stream())
   -- The first of two passes of tshark without a filter knows no fields: the second is the first visit.
   if not stream then return tvb:len() end
-  local frame, relative = pinfo.number, select(-1, tcp_seq()).value - 1
   stream = stream.value
+  local frame, relative, avail = pinfo.number, innermost(tcp_seq()).value - 1, tvb:len()
   local conn = connections[stream]
+  local shape = carried_before(frame, stream, relative, length)
+    or conn and avail >= length and carry_on(conn, frame, pinfo.src_port, relative, length)
+  if shape then
+    pinfo.cols.protocol = "XENMIG"
+    show_carried(shape, relative, length, tvb, pinfo, tree:add(proto, tvb()))
+    return avail
+  end
   local items = found_before(frame, stream, relative, length)
   if not items and (not conn or frame >= conn.frame) then
     if not conn then
@@ -1261,16 +1286,13 @@ function proto.dissector(tvb, pinfo, tree)
     end
     -- Inside a checkpoint: what is acknowledged and not in hand may have been its end.
     local other = conn.tracker.inside and dir.direction == BACK and not waits_for_late() and other_end(conn, dir)
-    if other and distance(other.next + other.base, last({ tcp_ack() }).value - 1) > 0 then doubt(conn) end
+    if other and distance(other.next + other.base, innermost(tcp_ack()).value - 1) > 0 then doubt(conn) end
     -- Offsets count on where sequence numbers wrap.
     local high = dir.next or 0
-    local offset, avail = high + distance(high + dir.base, relative), tvb:len()
-    items = { stream = stream, relative = relative, octets = length, other = shown[frame],
-              carry_on(conn, dir, offset, length, avail) }
-    if not items[1] then
-      feed(conn, dir, { offset = offset, length = length, avail = avail, frame = frame, time = now(pinfo),
-                        items = items, at = 0, tvb = tvb })
-    end
+    local offset = high + distance(high + dir.base, relative)
+    items = { stream = stream, relative = relative, octets = length, other = shown[frame] }
+    feed(conn, dir, { offset = offset, length = length, avail = avail, frame = frame, time = now(pinfo),
+                      items = items, at = 0, tvb = tvb })
     if conn.ours then
       shown[frame] = items
       if not conn.claimed then pinfo.conversation, conn.claimed = proto, true end
@@ -1278,15 +1300,15 @@ function proto.dissector(tvb, pinfo, tree)
       items = nil
     end
   end
-  if not items then return conn.foreign and frame >= conn.foreign and 0 or tvb:len() end
-  pinfo.cols.protocol:set("XENMIG")
+  if not items then return conn.foreign and frame >= conn.foreign and 0 or avail end
+  pinfo.cols.protocol = "XENMIG"
   show(items, tvb, pinfo, tree:add(proto, tvb()))
-  return tvb:len()
+  return avail
 end
 
 local function heuristic(tvb, pinfo, tree)
   if tvb:len() < 8 or not opening(tvb:raw(0, math.min(tvb:len(), 64))) then return false end
-  local stream = last({ tcp_stream() })
+  local stream = innermost(tcp_stream())
   if stream and connections[stream.value] and not connections[stream.value].ours then
     connections[stream.value] = nil -- something else stood in front
   end
