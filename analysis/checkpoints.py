@@ -207,12 +207,11 @@ def _spans(connection: Connection, rows: np.ndarray) -> list[_Span]:
 def _boundaries(span: _Span, own: dict[str, int], next_opens: int | None) -> list[int | None]:
     """Time of the beginning and of each boundary, None where there is none."""
     bounds: list[int | None] = [own.get(OPENS)]
-    names = {point.control_id: point.short_name for point in XEN_COLO.sync_points}
     for boundary in XEN_COLO.boundaries:
         if boundary.pick == "next":
             bounds.append(next_opens)
-        elif boundary.control_id is not None:
-            bounds.append(own.get(names[boundary.control_id]))
+        elif point := XEN_COLO.numbered(boundary.control_id):
+            bounds.append(own.get(point.short_name))
         else:
             bounds.append(_boundary(span, boundary))
     return bounds

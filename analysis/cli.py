@@ -205,7 +205,7 @@ def verify(files: tuple[str, ...], direction: str | None, connection: str | None
             write(verdict.findings, "verify", kind, options["output"])
         elif len(verdict.findings):
             write(grouped(verdict.findings), "verify", kind, options["output"])
-        click.echo(f"coloscope: {verdict.summary}", err=True)
+        _say(verdict.summary)
         if verdict.violations:
             sys.exit(_VIOLATED)
         if verdict.fault:
@@ -235,10 +235,10 @@ def scrub(file: str, output: str, keep: tuple[str, ...], drop: tuple[str, ...], 
         with _progress((file, file)) as on_progress:
             done = write_scrubbed(file, output, keep=keep, drop=drop, anonymise=anonymise,
                                   keep_others=keep_others, on_progress=on_progress)
-        click.echo(f"coloscope: {done.packets} of {done.of} packets in {output}", err=True)
+        _say(f"{done.packets} of {done.of} packets in {output}")
         for what, octets in (("removed", done.removed), ("kept", done.kept)):
             kinds = (f"{name} {count:,}" for name, count in octets.items())
-            click.echo(f"coloscope: octets {what}: {', '.join(kinds) or 'none'}", err=True)
+            _say(f"octets {what}: {', '.join(kinds) or 'none'}")
 
 
 @main.command()

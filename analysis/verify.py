@@ -13,7 +13,8 @@ from analysis import tables
 from analysis.capture import Capture, read
 from dissector.errors import CannotDo
 from dissector.findings import Finding
-from dissector.raw import OPENING, RawStream, direction_of
+from dissector.opening import LENGTH, direction_of
+from dissector.raw import RawStream
 from dissector.record import GAP, SNAPPED
 from dissector.source import Source
 
@@ -44,7 +45,7 @@ def verified(names: Sequence[str], direction: str | None = None, *,
     of ours can be read.
     """
     source = Source(names[0], on_progress=on_progress)
-    direction = direction or direction_of(source.peek(OPENING))
+    direction = direction or direction_of(source.peek(LENGTH))
     if not direction:
         return _of_capture(read(source, *names[1:], on_progress=on_progress), choose)
     with source:

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dissector.conformance import Conformance
-from dissector.direction import Direction, Unread, first_offset
+from dissector.direction import Direction, Unread
 from dissector.findings import Finding
+from dissector.opening import direction_of, may_open
 from dissector.passage import Passage
 from dissector.protocol import (
     BACK,
@@ -25,7 +26,6 @@ from dissector.protocol import (
     IMAGE_HEADER,
     LIBXC,
     LIBXL_END,
-    OPENINGS,
     START,
     STATES,
     XEN_COLO,
@@ -53,9 +53,6 @@ from dissector.turns import Turns
 
 SNIFF = 64
 """Octets of a direction that decide whether it opens one of our streams."""
-
-MAGIC_MIN = 8
-"""So many of them decide if the snap length has cut off the others."""
 
 WATCHED_OCTETS = 64 << 20
 """A connection whose start was not seen is looked through for landmarks so far; Xen's longest records
@@ -157,7 +154,7 @@ class Connection:
         records = self._take(self.stream.feed(segments, rows))
         for side in (0, 1):
             if self.role != OTHER and self.stream.waits_for_start(side) \
-                    and self._opening(self._first_octets(self.stream.held(side))[0]):
+                    and direction_of(self._first_octets(self.stream.held(side))[0]):
                 records += self._take(self.stream.start(side))
         return records
 
@@ -192,19 +189,6 @@ class Connection:
         return records
 
     # --- recognising ---------------------------------------------------------------------------
-
-    @staticmethod
-    def _opening(octets: bytes, more: bool = True) -> str:
-        """The direction that starts with these octets, "" if none does (or not yet).  Without `more`,
-        a good part of a beginning is enough: the snap length cut it off."""
-        return next((direction for direction, magics in OPENINGS.items() for magic in magics
-                     if octets.startswith(magic) or (not more and len(octets) >= MAGIC_MIN
-                                                     and magic.startswith(octets))), "")
-
-    @staticmethod
-    def _may_open(octets: bytes) -> bool:
-        return any(magic.startswith(octets[:len(magic)])
-                   for magics in OPENINGS.values() for magic in magics)
 
     @staticmethod
     def _first_octets(run: Run) -> tuple[bytes, bool]:
@@ -245,15 +229,15 @@ class Connection:
             if self._decided[side] or not len(run.rows):
                 continue
             self.prefixes[side], more = self._first_octets(run)
-            started = self.stream.syn[side] and first_offset(run) == 0 and not run.rows[0, HOLE]
-            direction = self._opening(self.prefixes[side], more)
+            started = self.stream.syn[side] and run.begin == 0 and not run.rows[0, HOLE]
+            direction = direction_of(self.prefixes[side], cut=not more)
             # Without a SYN, libxc's header may well have libxl's stream in front of it.
             if direction and (started or not self.prefixes[side].startswith(IMAGE_HEADER.magic)):
                 return self._recognised(side if direction == FORWARD else 1 - side, left)
-            self._decided[side] = bool(direction) or not more or not self._may_open(self.prefixes[side])
+            self._decided[side] = bool(direction) or not more or not may_open(self.prefixes[side])
             if self._decided[side] and not started:
                 self._seekers[side] = Seeker("", Passage())
-                self._begins[side] = first_offset(run)
+                self._begins[side] = run.begin
         primary_side = self._seek(left)
         if primary_side is not None:
             return self._recognised(primary_side, left)
@@ -277,21 +261,19 @@ class Connection:
             trial = seeker.feed(runs[side], self._turns)
             if trial:
                 proven = side if trial.landmark.direction == FORWARD else 1 - side
-            acks = np.concatenate((self._acks[side], runs[side].acks))
-            self._acks[side] = acks[acks[:, COVERS] >= seeker.earliest_end]
+            self._keep_acks(np.concatenate((self._acks[side], runs[side].acks)), side, seeker.earliest_end)
             runs[side] = _NO_RUN
         return self._partners() if proven is None else proven
 
     def _partners(self) -> int | None:
         """The primary's side, if sync-points of both sides answer each other."""
-        points = {point.control_id: point for point in XEN_COLO.sync_points}
         seen = sorted(((record.frame, record.stream_offset, side, record)
                        for side, seeker in enumerate(self._seekers) if seeker
                        for trial in seeker.quiet for record in trial.quiet), key=lambda s: s[:2])
         for (_, _, side, a), (_, _, other, b) in itertools.pairwise(seen):
-            if side != other and a.direction != b.direction and a.control_id is not None \
-                    and b.control_id is not None \
-                    and points[b.control_id].short_name in points[a.control_id].successors:
+            one, answer = XEN_COLO.numbered(a.control_id), XEN_COLO.numbered(b.control_id)
+            if side != other and a.direction != b.direction and one and answer \
+                    and answer.short_name in one.successors:
                 return side if a.direction == FORWARD else other
         return None
 
@@ -317,12 +299,12 @@ class Connection:
         self.role = OURS
         self.primary_side = side if first.landmark.direction == FORWARD else 1 - side
         self._directions = [Direction(self.direction(side)) for side in (0, 1)]
-        points = {point.control_id: point for point in XEN_COLO.sync_points}
         for side, trial in trials:
             for record in trial.quiet:
-                if record.direction == self.direction(side) and record.control_id is not None:
+                point = XEN_COLO.numbered(record.control_id)
+                if record.direction == self.direction(side) and point:
                     self._own([record], side)
-                    self.syncs.append(Sync(points[record.control_id], record, None, UNCONFIRMED, True))
+                    self.syncs.append(Sync(point, record, None, UNCONFIRMED, True))
 
     # --- records -------------------------------------------------------------------------------
 
@@ -395,6 +377,10 @@ class Connection:
         self._unacked_lost[side] += surplus
         left = self._unacked[side] = left[surplus:]
         first = min(self._directions[side].earliest_end, left[0].end if left else 1 << 62)
+        self._keep_acks(acks, side, first)
+
+    def _keep_acks(self, acks: np.ndarray, side: int, first: int) -> None:
+        """Those that records which end at stream offset `first` or behind may need."""
         useful = acks[acks[:, COVERS] >= first] if len(acks) else acks
         self._acks[side] = useful[1::2] if len(useful) > ACKS_MAX else useful
 

@@ -9,7 +9,7 @@ from dissector.findings import Finding
 from dissector.framing import Framer
 from dissector.record import Record
 from dissector.seeker import Seeker, Trial
-from dissector.streams import OFFSET, Run
+from dissector.streams import Run
 from dissector.turns import Turns
 
 
@@ -127,8 +127,3 @@ class Direction:
     def _take_findings(self, framer: Framer) -> None:
         self.findings += framer.findings
         framer.findings = []
-
-
-def first_offset(run: Run) -> int:
-    """Stream offset of a run's first octet."""
-    return int(run.rows[0, OFFSET])

@@ -27,6 +27,7 @@ from dissector.protocol import (
     LAYERS,
     OPTIONAL,
     PAGE_SHIFT,
+    PAGE_SIZE,
     RECORDS,
     SENDER,
     START,
@@ -125,7 +126,8 @@ class Framer:
         self._ending = False
         self._peek: int | None = None
         self._early: Run | None = None
-        self._passage = Passage()
+        self.passage = Passage()
+        """Up to the octets that it still has to read."""
         self._limit = 0
         self._last_frame = 0
 
@@ -137,20 +139,14 @@ class Framer:
         framer = cls(direction)
         framer.state, framer.offset, framer._started = STATES[state], offset, True
         framer._orders = dict.fromkeys((*LAYERS, ""), order)
-        framer._passage = passage
-        # The domain header was not seen; there is one size of page.
-        framer.page_size = 1 << PAGE_SHIFT.legal[0]
+        framer.passage = passage
+        framer.page_size = PAGE_SIZE  # the domain header was not seen
         return framer
 
     @property
     def begun(self) -> int:
         """Frame that first showed the record in hand, or what made the place be lost; 0: none."""
         return self._first[0]
-
-    @property
-    def passage(self) -> Passage:
-        """Up to the octets that it still has to read."""
-        return self._passage
 
     @property
     def earliest_end(self) -> int:
@@ -169,7 +165,7 @@ class Framer:
         if self.lost or not len(run.rows):
             return []
         if not self._started:
-            self._started, self.offset = True, int(run.rows[0, OFFSET])
+            self._started, self.offset = True, run.begin
         self._look_at(run)
         records: list[Record] = []
         while self.lost is None and (record := self._step()):
@@ -431,10 +427,10 @@ class Framer:
         last = self._run.rows[row]
         if not last[HOLE]:
             record.last_frame, record.last_seen_ns = int(last[FRAME]), int(last[TIME])
-        record.frame, record.delivered_ns = self._passage.delivered(row)
+        record.frame, record.delivered_ns = self.passage.delivered(row)
         self._touch(end)
         record.status = self._touched
-        record.after_gap = self._touched == GAP or self._passage.held_up(row)
+        record.after_gap = self._touched == GAP or self.passage.held_up(row)
 
     def _look_at_padding(self, shape: _Shape, end: int) -> None:
         """Padding often has a segment of its own, and stands behind contents that are not kept."""
@@ -498,7 +494,7 @@ class Framer:
         self._run = run
         self._starts = np.ascontiguousarray(rows[:, OFFSET])
         self._limit = int(rows[-1, OFFSET] + rows[-1, SIZE])
-        self._passage.look_at(run)
+        self.passage.look_at(run)
         lacking = rows[rows[:, GIVEN] < rows[:, SIZE]]
         self._lack_from = lacking[:, OFFSET] + lacking[:, GIVEN]
         self._lack_to = lacking[:, OFFSET] + lacking[:, SIZE]
@@ -534,5 +530,5 @@ class Framer:
             row = self._row(self.offset)
             self._early = self._run.tail(row)
             self._head, self._head_ends = bytearray(), False
-        self._passage.leave(row)
+        self.passage.leave(row)
         self._run = Run(self._run.rows.copy(), _NO_ACKS, _NO_OCTETS, _NO_OCTETS)

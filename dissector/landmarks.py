@@ -24,7 +24,7 @@ from dissector.protocol import (
     DIRECTIONS,
     HEADER_LANDMARKS,
     LANDMARKS,
-    PAGE_SHIFT,
+    PAGE_SIZE,
     PAGES,
     RECORDS,
     SENDER,
@@ -42,7 +42,6 @@ WINDOW = 2 * HEADER_SIZE
 
 _CANDIDATES = 256
 _ANY = (1 << 32) - 1
-_PAGE = 1 << PAGE_SHIFT.legal[0]
 
 # columns of the table of kinds: of a header's two words and the body's first two
 (_NUMBER, _LEAST, _MOST, _FIRST_LEAST, _FIRST_MOST, _SECOND_LEAST, _SECOND_MOST, _ITEM, _CARRIES,
@@ -223,7 +222,7 @@ def _matches(rows, starts, data, kept, here, older, newer, big, kinds, sizes, ou
         if not kind[_SECOND_LEAST] <= second <= kind[_SECOND_MOST]:
             continue
         rest = length - kind[_LEAST] - first * kind[_ITEM]
-        if kind[_CARRIES] and not (0 <= rest <= first * _PAGE and rest % _PAGE == 0):
+        if kind[_CARRIES] and not (0 <= rest <= first * PAGE_SIZE and rest % PAGE_SIZE == 0):
             continue
         if kind[_ITEM] and not kind[_CARRIES] and rest:
             continue

@@ -304,6 +304,8 @@ GUEST_TYPES = {1: "x86_pv", 2: "x86_hvm"}
 
 GUEST_TYPE = Field("type", U32, "guest type", enum=GUEST_TYPES, legal=(1, 2))
 PAGE_SHIFT = Field("page_shift", U16, "a page has 1 << page_shift octets", legal=(12,))
+PAGE_SIZE = 1 << PAGE_SHIFT.legal[0]
+"""Octets of a page: there is one legal shift."""
 XEN_MAJOR = Field("xen_major", U32, "Xen's version; 0: written by the legacy converter")
 XEN_MINOR = Field("xen_minor", U32, "Xen's version; of the legacy converter: its own")
 
@@ -393,7 +395,7 @@ X86_PV_VCPU_XSAVE = Structure(
     source=_GUEST + "struct xc_sr_rec_x86_pv_vcpu_hdr", guests=_PV, may_be_empty=True)
 SHARED_INFO = Structure(
     LIBXC, "SHARED_INFO", "the shared info page",
-    (Field("shared_info", BLOB, "one page", sizes=(4096,), content=MEMORY),), type=0x00000007,
+    (Field("shared_info", BLOB, "one page", sizes=(PAGE_SIZE,), content=MEMORY),), type=0x00000007,
     section="libxc: SHARED_INFO", source=_GUEST + "REC_TYPE_SHARED_INFO", guests=_PV)
 X86_TSC_INFO = Structure(
     LIBXC, "X86_TSC_INFO", "time stamp counter of the guest",
@@ -651,6 +653,9 @@ class Dialect:
 
     def named(self, short_name: str) -> SyncPoint:
         return next(s for s in self.sync_points if s.short_name == short_name)
+
+    def numbered(self, control_id: int | None) -> SyncPoint | None:
+        return next((s for s in self.sync_points if s.control_id == control_id), None)
 
     def transitions(self) -> tuple[tuple[str, str], ...]:
         """Every legal (from, to), by short names."""

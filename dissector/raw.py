@@ -14,19 +14,10 @@ import numpy as np
 from dissector.conformance import Conformance
 from dissector.findings import Finding
 from dissector.framing import Framer
-from dissector.protocol import FORWARD, OPENINGS, SENDER, XEN_COLO
+from dissector.protocol import FORWARD, SENDER, XEN_COLO
 from dissector.record import Record
 from dissector.streams import GIVEN, OFFSET, RANGE_COLUMNS, SIZE, Run
 from dissector.syncpoints import Tracker, one_sided
-
-OPENING = max(len(magic) for magics in OPENINGS.values() for magic in magics)
-"""Octets that tell whether a file is a raw stream."""
-
-
-def direction_of(octets: bytes) -> str:
-    """The direction of the raw stream that begins with these octets, "" if none does."""
-    return next((direction for direction, magics in OPENINGS.items()
-                 if octets.startswith(magics)), "")
 
 
 class RawStream:

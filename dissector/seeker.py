@@ -178,7 +178,7 @@ class Seeker:
         run = run.behind(self._early)
         if not len(run.rows):
             return self._proven()
-        self._begin = int(run.rows[0, OFFSET]) if self._begin is None else self._begin
+        self._begin = run.begin if self._begin is None else self._begin
         starts = run.rows[:, OFFSET]
         while (proven := self._proven()) is None:
             before = self._begin

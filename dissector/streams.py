@@ -86,6 +86,11 @@ class Run:
     data: np.ndarray
     kept: np.ndarray
 
+    @property
+    def begin(self) -> int:
+        """Stream offset of the first octet."""
+        return int(self.rows[0, OFFSET])
+
     def octets(self, row: int, skip: int, count: int) -> bytes:
         """`count` octets of a range from its octet `skip` on; fewer if the capture has fewer."""
         count = min(count, int(self.rows[row, GIVEN]) - skip)

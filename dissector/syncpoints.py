@@ -54,7 +54,6 @@ class Tracker:
         self.dialect = dialect
         self.start_seen = False
         self.findings: list[Finding] = []
-        self._points = {point.control_id: point for point in dialect.sync_points}
         self._opens = dialect.named(dialect.opens_checkpoint)
         self._legal: tuple[str, ...] = dialect.first
         self._previous = ""
@@ -74,7 +73,7 @@ class Tracker:
             self._inside = record.structure is self.dialect.inside[0]
         if record.structure is not CHECKPOINT_STATE:
             return None
-        point = self._points.get(record.control_id)  # type: ignore[arg-type]
+        point = self.dialect.numbered(record.control_id)
         if point is None:
             # Its octets are missing.  The primary sends one kind only.
             self._doubt = True

@@ -22,7 +22,8 @@ from analysis.cli import main
 from analysis.verify import verified
 from dissector import protocol as p
 from dissector.findings import Finding
-from dissector.raw import RawStream, direction_of
+from dissector.opening import direction_of
+from dissector.raw import RawStream
 from tests.helpers import PCAPS, octets_of, read
 from tests.synthesiser import files, stream
 from tests.synthesiser.stream import Guest, Message, encode, pfn_word, record

@@ -27,6 +27,7 @@ from collections.abc import Iterable, Iterator
 
 from scapy.packet import Packet, bind_layers, split_layers
 
+from dissector.opening import direction_of
 from dissector.protocol import FORWARD, PFN, PFN_TYPE, PFN_TYPES
 from dissector.scapy.packets import (  # noqa: F401 - CLASSES to packet_of: for programs
     CLASSES,
@@ -37,7 +38,7 @@ from dissector.scapy.packets import (  # noqa: F401 - CLASSES to packet_of: for 
     packet_of,
     take,
 )
-from dissector.scapy.walk import Walk, direction_of
+from dissector.scapy.walk import Walk
 
 globals().update(NAMED)
 

@@ -19,6 +19,7 @@ from scapy.fields import (
 from scapy.packet import Packet
 
 from dissector import protocol
+from dissector.opening import direction_of
 from dissector.protocol import (
     ALIGNMENT,
     ARRAY,
@@ -48,7 +49,6 @@ from dissector.scapy.walk import (
     NotOurs,
     Shape,
     Walk,
-    direction_of,
     fixed_size,
     number,
     record_size,

@@ -17,7 +17,6 @@ from dissector.protocol import (
     CONTROL_ID,
     DIRTY_LIST_EXCESS,
     ENDIAN_BIT,
-    OPENINGS,
     OPTIONAL,
     RECORD_HEADER,
     RECORDS,
@@ -50,12 +49,6 @@ class Shape:
 
 class NotOurs(ValueError):
     """Nothing that may come here begins like this."""
-
-
-def direction_of(octets: bytes) -> str:
-    """The direction whose stream begins with these octets; "" if they do not tell."""
-    return next((direction for direction, magics in OPENINGS.items()
-                 if any(octets.startswith(magic) for magic in magics)), "")
 
 
 def number(octets: bytes, order: str) -> int:

@@ -28,6 +28,7 @@ from dissector.protocol import (
     LIBXL,
     OPTIONAL,
     PAGE_SHIFT,
+    PAGE_SIZE,
     PFN_TYPES_WITHOUT_PAGE,
     RECORD_HEADER,
     RECORDS,
@@ -180,7 +181,7 @@ def _tables() -> dict[str, str]:
         "ENDIAN_BIT": str(ENDIAN_BIT.low), "NO_PAGE": lua(dict.fromkeys(PFN_TYPES_WITHOUT_PAGE, True)),
         "FORWARD": lua(FORWARD), "BACK": lua(BACK),
         "LANDMARK": lua({FORWARD: STATES[LIBXL].after(CHECKPOINT_END), BACK: STATES[START[BACK]].otherwise}),
-        "PAGE_SIZE": str(1 << PAGE_SHIFT.legal[0]),
+        "PAGE_SIZE": str(PAGE_SIZE),
         "FIELDS": "\n".join(_declarations()),
         "ALIASES": lua({path(s, f.name): f"{PROTO}.{alias.lower()}.{f.name}"
                         for s in STRUCTURES for alias in s.aliases for f in s.fields}),

@@ -34,7 +34,6 @@ _COLUMNS = (*_FRAME, *_RECORD, *_SYNC, *_EXPERT)
 _BETWEEN = ";"
 
 _STRUCTURES = {(structure.layer, structure.name): structure for structure in STRUCTURES}
-_POINTS = {point.short_name: point for point in XEN_COLO.sync_points}
 
 FOUND_PLACE = "found_place"
 LOST = ("lost_place", "lost_in_hole")
@@ -180,7 +179,7 @@ class Wireshark(Engine):
             connection.learn(record)
             yield record
             if record.control_id is not None and (sync := next(syncs, None)):
-                yield Sync(_POINTS[sync[0]], record, sync[3], sync[1], sync[2])
+                yield Sync(XEN_COLO.named(sync[0]), record, sync[3], sync[1], sync[2])
         direction = next(d for d, end in connection.ends.items() if end == sender)
         for rule in rules:
             self.findings.append(Finding(rule, RULES[rule].text, number, direction, frame))
