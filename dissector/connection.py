@@ -35,7 +35,7 @@ from dissector.protocol import (
 )
 from dissector.record import Record
 from dissector.seeker import Seeker
-from dissector.segments import Segments
+from dissector.segments import NOT_KNOWN, SILENT, Segments
 from dissector.streams import (
     ACK_FRAME,
     ACK_TIME,
@@ -157,6 +157,22 @@ class Connection:
                     and direction_of(self._first_octets(self.stream.held(side))[0]):
                 records += self._take(self.stream.start(side))
         return records
+
+    def expects(self, side: int) -> tuple[int, int, int]:
+        """What `Streams.expect` wants to know of a side: sequence number of the next octet, how many
+        from there on are not needed, and which acknowledgement is."""
+        if self.role != OURS:
+            return NOT_KNOWN, 0, -1
+        following, unacked = self.stream.following(side), self._unacked[side]
+        if following != SILENT and self._directions[side].needless < 0:
+            following = NOT_KNOWN
+        needless = max(0, self._directions[side].needless - self.stream.passed(side))
+        return following, needless, self.stream.sequence(side, unacked[0].end) if unacked else -1
+
+    def skip(self, side: int, octets: int) -> None:
+        """So many octets of a side passed unseen, as `expects` allowed."""
+        self.stream.skip(side, octets)
+        self._directions[side].skip(octets)
 
     def finish(self) -> list[Record]:
         """The capture has ended: what is still open ends here."""

@@ -57,6 +57,17 @@ class Direction:
         """(stream offset, octets) of a record that is too short to tell which it is."""
         return (self._framer.offset, self._framer.undecided) if self._framer else (0, b"")
 
+    @property
+    def needless(self) -> int:
+        """Stream offset in front of which it needs no more octets, only to `skip` them; -1: it looks
+        at every one."""
+        return self._framer.needless if self._framer else -1
+
+    def skip(self, octets: int) -> None:
+        """So many octets came in order and complete."""
+        assert self._framer is not None
+        self._framer.skip(octets)
+
     def feed(self, run: Run, turns: Turns) -> list[Record]:
         """The records that this run completes."""
         records: list[Record] = []
@@ -103,11 +114,11 @@ class Direction:
         first = trial.records[0]
         stretch = self.unread[-1]
         stretch.end, stretch.until_frame = first.stream_offset, first.first_frame
-        octets = first.stream_offset - stretch.begin
-        what = "goes on" if stretch.frame else "begins"
-        self.findings.append(Finding(
-            "found_place", f"reading {what} at {first.full_name}; {octets} octets before it are not read",
-            direction=self.direction, frame=first.first_frame, stream_offset=first.stream_offset))
+        if octets := first.stream_offset - stretch.begin:
+            what = "goes on" if stretch.frame else "begins"
+            self.findings.append(Finding(
+                "found_place", f"reading {what} at {first.full_name}; {octets} octets before it are not read",
+                direction=self.direction, frame=first.first_frame, stream_offset=first.stream_offset))
         self.findings += [f for f in trial.findings if (f.stream_offset or 0) >= first.stream_offset]
         self._framer, self._seeker = trial.framer, None
         return trial.records

@@ -14,15 +14,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dissector import segments as seg
+from dissector import headers as hd
+from dissector.ahead import ahead
 from dissector.connection import OTHER, OURS, Connection
 from dissector.findings import Finding, Findings
-from dissector.packets import NO_PACKET, Container, Packets, Reader
+from dissector.headers import LINKS
+from dissector.packets import AHEAD, NO_PACKET, Container, Packets, Reader
 from dissector.protocol import DIRECTIONS
 from dissector.recall import read_octets
 from dissector.recognise import KINDS, NO_DATA, seems
 from dissector.record import Record
-from dissector.segments import LINKS, STREAM, Segments, Streams
+from dissector.segments import STREAM, Segments, Streams
 from dissector.source import Source
 from dissector.streams import HELD_OCTETS
 from dissector.syncpoints import Sync
@@ -35,10 +37,10 @@ HELD_MAX = 256 << 20
 """Octets of all connections that may wait behind holes."""
 
 _REST_OF_RULES = (
-    (seg.CUT, "cut_headers", "{count} frames are cut off inside their headers"),
-    (seg.FRAGMENT, "ip_fragment", "{count} IP fragments were left out"),
-    (seg.TUNNELLED, "tunnelled", "{count} packets travel in a tunnel"),
-    (seg.OPAQUE, "opaque_tunnel", "{count} packets travel in an encapsulation that is not opened"),
+    (hd.CUT, "cut_headers", "{count} frames are cut off inside their headers"),
+    (hd.FRAGMENT, "ip_fragment", "{count} IP fragments were left out"),
+    (hd.TUNNELLED, "tunnelled", "{count} packets travel in a tunnel"),
+    (hd.OPAQUE, "opaque_tunnel", "{count} packets travel in an encapsulation that is not opened"),
 )
 
 
@@ -101,14 +103,16 @@ class Engine:
                 file = File(source.name, self._next, source.seekable)
                 self.files.append(file)
                 reader = Reader(source, self._next)
-                for packets in reader:
-                    yield from self._packets(packets, file)
+                parsed = ((packets, hd.parse(packets)) for packets in reader)
+                for packets, headers in ahead(parsed, AHEAD):
+                    yield from self._packets(packets, headers, file)
                 self._end_of_file(file, reader)
         yield from self.finish()
 
     def finish(self) -> Iterator[Record | Sync]:
         """The capture has ended."""
         for connection in self.connections.values():
+            self._catch_up(connection)
             yield from self._own(connection.finish())
             yield from self._take(connection)
         self._report()
@@ -139,15 +143,17 @@ class Engine:
                               for direction in DIRECTIONS)
         return primary, secondary
 
-    def _packets(self, packets: Packets, file: File) -> Iterator[Record | Sync]:
+    def _packets(self, packets: Packets, headers: np.ndarray, file: File) -> Iterator[Record | Sync]:
         file.packets += len(packets)
         self._next += len(packets)
         if packets.container is not None and file.seekable:
             file.places.append((packets.first, packets.start, packets.container))
-        self._links |= set(np.unique(packets.link).tolist()) - {*LINKS, NO_PACKET}
         if not self.first_ns and packets.time.any():
             self.first_ns = int(packets.time[packets.time > 0][0])
-        segments = self.streams.scan(packets)
+        unknown = self.streams.counters[hd.UNKNOWN_LINK]
+        segments = self.streams.scan(packets, headers)
+        if self.streams.counters[hd.UNKNOWN_LINK] > unknown:
+            self._links |= set(np.unique(packets.link).tolist()) - {*LINKS, NO_PACKET}
         rows = segments.rows
         if not len(rows):
             return
@@ -179,11 +185,20 @@ class Engine:
     def _feed(self, connection: Connection, segments: Segments, rows: np.ndarray) -> list[Record]:
         """The more octets wait behind holes, the fewer may wait on."""
         stream = connection.stream
+        self._catch_up(connection)
         self._held -= stream.held_octets
         stream.limit = min(HELD_OCTETS, (HELD_MAX - self._held) // 4)
         records = connection.feed(segments, rows)
         self._held += connection.stream.held_octets
+        for side in (0, 1):
+            self.streams.expect(connection.number, side, *connection.expects(side))
         return records
+
+    def _catch_up(self, connection: Connection) -> None:
+        """Tell a connection of the octets that passed unseen."""
+        for side, octets in enumerate(self.streams.passed(connection.number)):
+            if octets:
+                connection.skip(side, octets)
 
     def _keeps(self, connection: Connection) -> bool:
         """Whether a connection is followed: not one that is none of ours, nor one too many."""
@@ -204,7 +219,7 @@ class Engine:
 
     def _leave(self, connection: Connection) -> None:
         number = connection.number
-        self.streams.ignored[number] = True
+        self.streams.ignore(number)
         self._held -= connection.stream.held_octets
         self._kinds.extend(bytes(max(0, number + 1 - len(self._kinds))))
         self._kinds[number] = KINDS.index(seems(tuple(connection.prefixes)))  # type: ignore[arg-type]
@@ -243,14 +258,14 @@ class Engine:
             if counters[which]:
                 self.findings.append(Finding(rule, text.format(count=counters[which]),
                                              frame=int(first[which])))
-        if counters[seg.UNKNOWN_LINK]:
+        if counters[hd.UNKNOWN_LINK]:
             links = ", ".join(str(link) for link in sorted(self._links))
             self.findings.append(Finding(
-                "unknown_link", f"{counters[seg.UNKNOWN_LINK]} frames have a link type that is not "
+                "unknown_link", f"{counters[hd.UNKNOWN_LINK]} frames have a link type that is not "
                 f"understood (LINKTYPE {links}); understood are "
-                + ", ".join(sorted(set(LINKS.values()))), frame=int(first[seg.UNKNOWN_LINK])))
-        if counters[seg.CLOCK_BACK]:
+                + ", ".join(sorted(set(LINKS.values()))), frame=int(first[hd.UNKNOWN_LINK])))
+        if counters[hd.CLOCK_BACK]:
             self.findings.append(Finding(
-                "clock_back", f"the clock steps back {counters[seg.CLOCK_BACK]} times, by "
-                f"{counters[seg.STEP_BACK] / 1e3:.0f} µs at most",
-                frame=int(first[seg.CLOCK_BACK])))
+                "clock_back", f"the clock steps back {counters[hd.CLOCK_BACK]} times, by "
+                f"{counters[hd.STEP_BACK] / 1e3:.0f} µs at most",
+                frame=int(first[hd.CLOCK_BACK])))

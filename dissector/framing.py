@@ -158,6 +158,18 @@ class Framer:
         """What has come of a record of which it is not known yet which it is."""
         return b"" if self.lost or self._shape else bytes(self._head)
 
+    @property
+    def needless(self) -> int:
+        """Stream offset in front of which it needs no more octets, only to `skip` them: those of
+        page contents and blobs."""
+        if self.lost or self._shape is None or self._peek is not None or len(self._head) < self._shape.keep:
+            return 0
+        return self.offset + self._shape.length - ALIGNMENT
+
+    def skip(self, octets: int) -> None:
+        """So many octets came in order and complete."""
+        self._limit += octets
+
     def feed(self, run: Run) -> list[Record]:
         """The records that this run completes."""
         run = run.behind(self._early)

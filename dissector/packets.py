@@ -7,8 +7,9 @@ Formats: draft-ietf-opsawg-pcap and draft-ietf-opsawg-pcapng.
 from __future__ import annotations
 
 import copy
+import itertools
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +17,11 @@ import numpy as np
 from dissector.compiled import compiled
 from dissector.source import Source, SourceError
 
-BLOCK = 8 << 20
-"""Octets read at a time; a packet or pcapng block longer than this is skipped or refused."""
+BLOCK = 2 << 20
+"""Octets read at a time; a packet or pcapng block longer than this is skipped or refused.  So few stay
+in a processor's cache until they have been looked at."""
+AHEAD = 4
+"""Packets may be held while so many more are read."""
 ROWS = 1 << 16
 """Packets handed on at a time."""
 PACKET_MAX = 1 << 20
@@ -55,8 +59,8 @@ class Packets:
     position (int64, into data), captured and wire (int64, octets), time (int64, ns since the
     epoch, 0 unknown), link (int64, LINKTYPE_*), interface (int64, into `Container.interfaces`, -1
     none).  `first` is the running number of the first row over all files, from 1; `start` the octet
-    of the file from which `container` can read these packets again.  The data is valid only until the
-    next block is read.
+    of the file from which `container` can read these packets again.  The data is valid only until
+    `AHEAD` + 1 more have been read.
     """
 
     data: np.ndarray
@@ -365,11 +369,11 @@ class Reader:
         """Octet of the (decompressed) file at which the block in hand starts."""
         self._next = first
 
-    def __iter__(self) -> Iterator[Packets]:
-        buffer = np.empty(2 * BLOCK, np.uint8)
-        view = memoryview(buffer.data)
+    def __iter__(self) -> Generator[Packets, None, None]:
+        buffers = itertools.cycle([np.empty(2 * BLOCK, np.uint8) for _ in range(AHEAD + 2)])
+        buffer = next(buffers)
         container, have, at = self.container, 0, 0
-        while n := self.source.readinto(view[have:min(have + BLOCK, len(view))]):
+        while n := self.source.readinto(memoryview(buffer.data)[have:min(have + BLOCK, len(buffer))]):
             have += n
             if container.skip:
                 gone = min(container.skip, have)
@@ -386,8 +390,8 @@ class Reader:
                 if not moved or container.fault:
                     break
             self.position += at
-            if at:
-                buffer[:have - at] = buffer[at:have].copy()
+            full, buffer = buffer, next(buffers)
+            buffer[:have - at] = full[at:have]
             have, at = have - at, 0
             if container.fault:
                 break

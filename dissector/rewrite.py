@@ -8,6 +8,7 @@ import numpy as np
 
 from dissector.checksum import restore, worth
 from dissector.compiled import compiled
+from dissector.headers import _be, _inner, _network, _transport
 from dissector.packets import Packets
 from dissector.recall import signed
 from dissector.segments import (
@@ -20,12 +21,8 @@ from dissector.segments import (
     SYN,
     Segments,
     Streams,
-    _be,
     _fill_slots,
-    _inner,
-    _network,
     _slot,
-    _transport,
     secret_numbers,
 )
 from dissector.streams import FRAME, GIVEN, HOLE, OFFSET, Stream

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""TCP segments of a block of packets, as columns: one compiled pass over the packet headers."""
+"""TCP segments, told apart by stream: the compiled pass that remembers what other packets said."""
 
 from __future__ import annotations
 
@@ -8,33 +8,29 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dissector import headers as hd
 from dissector.compiled import compiled
-from dissector.packets import NO_PACKET, Packets
-
-LINKS = {0: "BSD loopback", 1: "Ethernet", 12: "raw IP", 14: "raw IP", 101: "raw IP",
-         108: "OpenBSD loopback", 113: "Linux cooked", 228: "raw IPv4", 229: "raw IPv6",
-         276: "Linux cooked v2"}
-"""Link types that are understood (LINKTYPE_* of the pcap and pcapng registry)."""
-
-_NULL, _ETHERNET, _LOOP, _SLL, _SLL2 = 0, 1, 108, 113, 276
-_RAW = (12, 14, 101, 228, 229)
-
-# why a packet has no segment here, and what else is counted
-(NOT_IP, NOT_TCP, FRAGMENT, CUT, UNKNOWN_LINK, TUNNELLED, OPAQUE, CLOCK_BACK, STEP_BACK
- ) = range(9)
-COUNTERS = 9
+from dissector.headers import CLOCK_BACK, COUNTERS, RST, STEP_BACK, TUNNELLED
+from dissector.packets import Packets
 
 # columns of a segment
 (STREAM, SIDE, SEQUENCE, ACKNOWLEDGEMENT, FLAGS, POSITION, LENGTH, CAPTURED, PACKET) = range(9)
 COLUMNS = 9
 
-FIN, SYN, RST, ACK = 1, 2, 4, 16
-_VXLAN_PORTS = (4789, 8472)
-"""IANA's, and the one that Linux takes when none is named."""
-_OPAQUE_PORTS = (2152, 4500, 4790, 6081)
-"""UDP: GTP, ESP through NAT, VXLAN-GPE, Geneve."""
-_OPAQUE_TYPES = (0x8847, 0x8848, 0x8864, 0x88E5)
-"""Ethertypes: MPLS, PPPoE, MACsec."""
+FIN, SYN, ACK = 1, 2, 16
+TURN = 1 << 16
+"""In FLAGS: the octets before this segment's were the other side's, or there were none."""
+
+NOT_KNOWN, SILENT = -1, -2
+"""In place of the sequence number that `Streams.expect` wants."""
+
+# what is known of a stream
+_IGNORED, _HEARD, _SPOKE = range(3)
+# what is known of one side of it: the sequence number before its first octet (-1: unknown), flags it
+# has sent in front of any octet (SYN, FIN), its octets, and what `Streams.expect` said
+(_BASE, _OPENING, _OCTETS, _NEXT, _LEFT, _AWAITED, _PASSED) = range(7)
+_NEW_STREAM = np.array([0, 0, -1])
+_NEW_SIDE = np.array([-1, 0, 0, -1, 0, -1, 0])
 _NO_STREAM = -1
 
 
@@ -42,10 +38,10 @@ _NO_STREAM = -1
 class Segments:
     """TCP segments of one block, in capture order: an int64 matrix with a row for each.
 
-    Columns (constants of this module): STREAM as Wireshark's tcp.stream; SIDE 0 or 1, the end that
-    sent it (ends are sorted by address and port); SEQUENCE, ACKNOWLEDGEMENT, FLAGS as on the wire;
-    POSITION of the payload in the block, its LENGTH on the wire and the octets CAPTURED; PACKET,
-    the row in `packets`.  Streams that were found uninteresting are left out.
+    Columns (constants of this module): STREAM as Wireshark's tcp.stream; PACKET, the row in
+    `packets`; SIDE, SEQUENCE, ACKNOWLEDGEMENT, FLAGS, POSITION, LENGTH and CAPTURED as in
+    `dissector.headers.parse`.  Streams that were found uninteresting are left out, and segments that
+    nobody needs (`Streams.expect`).
     """
 
     packets: Packets
@@ -58,7 +54,7 @@ class Segments:
 
 
 class Streams:
-    """What the scan remembers between blocks: endpoints and their numbers.
+    """What is remembered between blocks: endpoints, their numbers, what they have sent.
 
     The numbers are Wireshark's: a new one for each new pair of endpoints, and for a SYN whose
     sequence number is not the one that the pair's stream started with (port reuse).
@@ -72,21 +68,24 @@ class Streams:
         self.counters = np.zeros(COUNTERS, np.int64)
         self.first_packet = np.zeros(COUNTERS, np.int64)
         self._slots = np.full(1 << 12, _NO_STREAM, np.int32)
-        self._keys = np.zeros((1 << 11, 5), np.uint64)
-        # per stream and side: sequence number before the first octet, -1 unknown
-        self._base = np.full((1 << 11, 2), -1, np.int64)
-        self.ignored = np.zeros(1 << 11, np.bool_)
-        """Streams that need no rows any more."""
-        self.frames = np.zeros((1 << 11, 2), np.int64)
-        self.octets = np.zeros((1 << 11, 2), np.int64)
-        self._last_time = np.zeros(1, np.int64)
-        # flags that each side has sent in front of any octet: SYN, FIN
-        self._opening = np.zeros((1 << 11, 2), np.uint8)
+        room = len(self._slots) // 2
+        self._keys = np.zeros((room, 5), np.uint64)
+        self._streams = np.tile(_NEW_STREAM, (room, 1))
+        self._streams[:, _HEARD] = not sparing
+        self._sides = np.tile(_NEW_SIDE, (room, 2, 1))
         self._sparing = sparing
-        self._heard = np.full(1 << 11, not sparing)
-        """Streams whose rows are handed out."""
+        self._last_time = np.zeros(1, np.int64)
         # Who writes a capture must not be able to choose where its streams land in the table.
         self._secret = secret_numbers()
+
+    @property
+    def octets(self) -> np.ndarray:
+        """Octets that each side of each stream has sent (int64, repeated ones too)."""
+        return self._sides[:, :, _OCTETS]
+
+    def ignore(self, stream: int) -> None:
+        """Hand out no more rows of this stream."""
+        self._streams[stream, _IGNORED] = True
 
     def endpoint(self, stream: int, side: int) -> str:
         """ "address:port" of one end."""
@@ -100,34 +99,43 @@ class Streams:
     def opened(self, stream: int, side: int) -> tuple[int, bool] | None:
         """(sequence number of the first octet, whether a FIN stood in its place) of a side whose
         SYN was left out; None: it sent none in front of the rows that were handed out."""
-        flags = int(self._opening[stream, side])
+        flags = int(self._sides[stream, side, _OPENING])
         if not flags & SYN:
             return None
-        return (int(self._base[stream, side]) + 1) & 0xFFFFFFFF, bool(flags & FIN)
+        return (int(self._sides[stream, side, _BASE]) + 1) & 0xFFFFFFFF, bool(flags & FIN)
 
-    def scan(self, packets: Packets) -> Segments:
-        """The segments in `packets`."""
+    def expect(self, stream: int, side: int, following: int, octets: int, awaited: int) -> None:
+        """Let segments of this side pass unseen while they bring, complete and in order, the next
+        `octets`, which nobody needs; `following` is the sequence number of the first one (`NOT_KNOWN`:
+        nothing passes; `SILENT`: there was none).  Nobody needs either to see that the other side
+        acknowledges octets in front of the sequence number `awaited` (-1: any that were seen)."""
+        self._sides[stream, side, _NEXT:] = following, octets, awaited, 0
+
+    def passed(self, stream: int) -> tuple[int, int]:
+        """Octets of each side that have passed unseen since the last `expect`."""
+        one, other = self._sides[stream, :, _PASSED].tolist()
+        return one, other
+
+    def scan(self, packets: Packets, headers: np.ndarray | None = None) -> Segments:
+        """The segments in `packets`; `headers`: what `dissector.headers.parse` said of them."""
+        if headers is None:
+            headers = hd.parse(packets)
         rows = np.empty((len(packets), COLUMNS), np.int64)
-        table = np.stack((packets.position, packets.captured, packets.wire, packets.time,
-                          packets.link))
         done, filled = 0, 0
         while done < len(packets):
             done, filled, self.count = _scan(
-                packets.data, table, done, rows, filled, self.count, self._slots, self._keys,
-                self._secret, self._base, self._opening, self._heard, self.ignored, self.frames,
-                self.octets, self.counters, self.first_packet, packets.first, self._last_time)
+                headers, packets.time, done, rows, filled, self.count, self._slots, self._keys, self._secret,
+                self._streams, self._sides, self.counters, self.first_packet, packets.first, self._last_time)
             if done < len(packets):
                 self._grow()
         return Segments(packets, rows[:filled], self)
 
     def _grow(self) -> None:
         self._keys = np.concatenate((self._keys, np.zeros_like(self._keys)))
-        self._base = np.concatenate((self._base, np.full_like(self._base, -1)))
-        self._opening = np.concatenate((self._opening, np.zeros_like(self._opening)))
-        self._heard = np.concatenate((self._heard, np.full_like(self._heard, not self._sparing)))
-        self.ignored = np.concatenate((self.ignored, np.zeros_like(self.ignored)))
-        self.frames = np.concatenate((self.frames, np.zeros_like(self.frames)))
-        self.octets = np.concatenate((self.octets, np.zeros_like(self.octets)))
+        fresh = np.tile(_NEW_STREAM, (self.count, 1))
+        fresh[:, _HEARD] = not self._sparing
+        self._streams = np.concatenate((self._streams, fresh))
+        self._sides = np.concatenate((self._sides, np.tile(_NEW_SIDE, (self.count, 2, 1))))
         self._slots = np.full(2 * len(self._keys), _NO_STREAM, np.int32)
         _fill_slots(self._slots, self._keys, self._secret, self.count)
 
@@ -167,117 +175,6 @@ def _fill_slots(slots, keys, secret, count):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _be(data, p, n):  # type: ignore[no-untyped-def]
-    value = np.uint64(0)
-    for i in range(n):
-        value = value << np.uint64(8) | np.uint64(data[p + i])
-    return value
-
-
-@compiled
-def _be16(data, p):  # type: ignore[no-untyped-def]
-    return np.int64(data[p]) << 8 | np.int64(data[p + 1])
-
-
-@compiled
-def _network(data, link, p, end):  # type: ignore[no-untyped-def]
-    """(ethertype, position of the network header) of a frame; ethertype -1: cut off, -2: unknown."""
-    kind = np.int64(0 if link == NO_PACKET else -2)
-    if link == _ETHERNET:
-        if p + 14 > end:
-            return np.int64(-1), p
-        kind, p = _be16(data, p + 12), p + 14
-    elif link == _SLL:
-        if p + 16 > end:
-            return np.int64(-1), p
-        kind, p = _be16(data, p + 14), p + 16
-    elif link == _SLL2:
-        if p + 20 > end:
-            return np.int64(-1), p
-        kind, p = _be16(data, p), p + 20
-    elif link == _NULL or link == _LOOP or link in _RAW:
-        if link == _NULL or link == _LOOP:
-            p += 4
-        if p >= end:
-            return np.int64(-1), p
-        # The family in front of a loopback packet differs between systems; the packet tells itself.
-        kind = np.int64(0x0800) if data[p] >> 4 == 4 else np.int64(0x86DD) if data[p] >> 4 == 6 \
-            else np.int64(0)
-    while kind == 0x8100 or kind == 0x88A8 or kind == 0x9100:
-        if p + 4 > end:
-            return np.int64(-1), p
-        kind, p = _be16(data, p + 2), p + 4
-    if kind <= 1500 and link == _ETHERNET and p + 8 <= end and _be16(data, p) == 0xAAAA:
-        kind, p = _be16(data, p + 6), p + 8  # 802.3 with LLC and SNAP
-    return kind, p
-
-
-@compiled
-def _transport(data, kind, p, end, wire_end):  # type: ignore[no-untyped-def]
-    """(protocol, position, end on the wire) of what an IP packet carries; -1: cut off, -2: a
-    fragment, -3: not IP."""
-    if kind == 0x0800:
-        if p + 20 > end:
-            return np.int64(-1), p, wire_end
-        total = _be16(data, p + 2)
-        # 0: segmentation offload, the stack did not know the length; the frame does.
-        if total:
-            wire_end = min(wire_end, p + total)
-        if _be16(data, p + 6) & 0x3FFF:
-            return np.int64(-2), p, wire_end
-        protocol, p = np.int64(data[p + 9]), p + (data[p] & 15) * 4
-        if protocol == 51 and p + 8 <= end:  # authentication header
-            protocol, p = np.int64(data[p]), p + (np.int64(data[p + 1]) + 2) * 4
-        return protocol, p, wire_end
-    if kind != 0x86DD:
-        return np.int64(-3), p, wire_end
-    if p + 40 > end:
-        return np.int64(-1), p, wire_end
-    total, protocol = _be16(data, p + 4), np.int64(data[p + 6])
-    if total:
-        wire_end = min(wire_end, p + 40 + total)
-    p += 40
-    # hop-by-hop, routing, fragment, authentication, destination options
-    while protocol == 0 or protocol == 43 or protocol == 44 or protocol == 51 or protocol == 60:
-        if p + 8 > end:
-            return np.int64(-1), p, wire_end
-        if protocol == 44 and _be16(data, p + 2) & 0xFFF9:
-            return np.int64(-2), p, wire_end
-        words = np.int64(data[p + 1])
-        size = 8 if protocol == 44 else (words + 2) * 4 if protocol == 51 else (words + 1) * 8
-        protocol, p = np.int64(data[p]), p + size
-    return protocol, p, wire_end
-
-
-@compiled
-def _inner(data, protocol, p, end):  # type: ignore[no-untyped-def]
-    """What a tunnel carries: (1 and the link type or ethertype and position of the inner packet; 0:
-    no tunnel; -1: one that cannot be opened here)."""
-    none = np.int64(-1)
-    if protocol == 4:
-        return 1, none, np.int64(0x0800), p
-    if protocol == 41:
-        return 1, none, np.int64(0x86DD), p
-    if protocol == 50:  # ESP
-        return -1, none, none, p
-    if protocol == 17 and p + 16 <= end:
-        port = _be16(data, p + 2)
-        if port in _VXLAN_PORTS:
-            return 1, np.int64(_ETHERNET), none, p + 16
-        if port in _OPAQUE_PORTS:
-            return -1, none, none, p
-    if protocol == 47 and p + 4 <= end:  # GRE: checksum, key and sequence number are optional
-        flags, kind = data[p], _be16(data, p + 2)
-        p += 4 + (4 if flags & 0x80 else 0) + (4 if flags & 0x20 else 0) + (4 if flags & 0x10 else 0)
-        if kind == 0x6558:
-            return 1, np.int64(_ETHERNET), none, p
-        if kind == 0x0800 or kind == 0x86DD:
-            return 1, none, kind, p
-        return -1, none, none, p
-    return 0, none, none, p
-
-
-@compiled
 def _count(counters, first, which, packet):  # type: ignore[no-untyped-def]
     if counters[which] == 0:
         first[which] = packet
@@ -285,117 +182,97 @@ def _count(counters, first, which, packet):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _find_tcp(data, link, p, end, wire_end):  # type: ignore[no-untyped-def]
-    """Look for TCP in a frame: (why not, or -1; depth of tunnels; ethertype; positions of the IP
-    and of the TCP header; end on the wire)."""
-    kind, p = _network(data, link, p, end)
-    depth = 0
-    while True:
-        if kind == -2:
-            return UNKNOWN_LINK, depth, kind, p, p, wire_end
-        if kind == -1:
-            return CUT, depth, kind, p, p, wire_end
-        ip = p
-        protocol, p, wire_end = _transport(data, kind, p, end, wire_end)
-        if protocol == 6:
-            return CUT if p + 20 > end else -1, depth, kind, ip, p, wire_end
-        if protocol == -1:
-            return CUT, depth, kind, ip, p, wire_end
-        if protocol == -2:
-            return FRAGMENT, depth, kind, ip, p, wire_end
-        if protocol == -3:
-            return OPAQUE if kind in _OPAQUE_TYPES else NOT_IP, depth, kind, ip, p, wire_end
-        tunnel, link, kind, p = _inner(data, protocol, p, end)
-        if tunnel <= 0 or depth == 4:
-            return OPAQUE if tunnel else NOT_TCP, depth, kind, ip, p, wire_end
-        depth += 1
-        if link >= 0:
-            kind, p = _network(data, link, p, end)
+def _passes(mine, theirs, sequence, acknowledgement, flags, length, captured):  # type: ignore[no-untyped-def]
+    """Whether nobody needs a segment, by what `Streams.expect` said of its direction and the other.
+    One that is handed on ends that for its own direction: what follows it is no longer known."""
+    unneeded = flags & (SYN | FIN | RST) == 0
+    if length:
+        unneeded &= sequence == mine[_NEXT] and length <= mine[_LEFT] and captured == length
+    if unneeded and flags & ACK:
+        covers_unseen = 0 < (acknowledgement - theirs[_NEXT]) & 0xFFFFFFFF < 1 << 31
+        is_awaited = theirs[_AWAITED] >= 0 and (acknowledgement - theirs[_AWAITED]) & 0xFFFFFFFF < 1 << 31
+        unneeded = theirs[_NEXT] == SILENT or (
+            theirs[_NEXT] != NOT_KNOWN and not covers_unseen and not is_awaited)
+    if not unneeded:
+        if length or flags & (SYN | FIN | RST):
+            mine[_NEXT] = NOT_KNOWN
+    elif length:
+        mine[_NEXT] = (sequence + length) & 0xFFFFFFFF
+        mine[_LEFT] -= length
+        mine[_PASSED] += length
+    return unneeded
 
 
 @compiled
-def _scan(data, table, done, rows, filled, streams, slots, keys, secret,  # type: ignore[no-untyped-def]
-          base, opening, heard, ignored, frames, octets, counters, first, first_packet, last_time):
+def _says(mine, theirs, sequence, acknowledgement, flags, length):  # type: ignore[no-untyped-def]
+    """Whether a segment has octets, or tells of some.  Until one does, two bits for each side tell it
+    all: a port scan is a stream for each packet."""
+    opening = mine[_OPENING] | flags & SYN
+    says = length > 0
+    if flags & (SYN | FIN):  # in its place, in front of the first octet?
+        first_octet = sequence + (1 if flags & SYN else 0)
+        says |= (first_octet - mine[_BASE] - 1) & 0xFFFFFFFF != 0
+    if flags & ACK and theirs[_OPENING] & SYN:
+        covers = (acknowledgement - theirs[_BASE] - 1) & 0xFFFFFFFF
+        says |= covers > (1 if theirs[_OPENING] & FIN else 0)
+    if not says:
+        mine[_OPENING] = opening | (FIN if flags & FIN and opening & SYN else 0)
+    return says
+
+
+@compiled
+def _scan(headers, times, done, rows, filled, count, slots, keys, secret, streams, sides,  # type: ignore[no-untyped-def]
+          counters, first, first_packet, last_time):
     """Fill `rows` from packet `done` on; stops early when the stream tables are full."""
-    for i in range(done, table.shape[1]):
-        if streams == len(keys):
-            return i, filled, streams
-        captured, wire, time = table[1, i], table[2, i], table[3, i]
+    for i in range(done, len(headers)):
+        if count == len(keys):
+            return i, filled, count
+        time, header = times[i], headers[i]
         if time:
             if time < last_time[0]:
                 _count(counters, first, CLOCK_BACK, first_packet + i)
                 counters[STEP_BACK] = max(counters[STEP_BACK], last_time[0] - time)
             last_time[0] = time
-        end, wire_end = table[0, i] + captured, table[0, i] + wire
-        why, depth, kind, ip, p, wire_end = _find_tcp(data, table[4, i], table[0, i], end, wire_end)
-        if depth:
+        if header[hd.DEPTH]:
             _count(counters, first, TUNNELLED, first_packet + i)
-        if why >= 0:
-            _count(counters, first, why, first_packet + i)
+        if header[hd.WHY] >= 0:
+            _count(counters, first, header[hd.WHY], first_packet + i)
             continue
-        if kind == 0x0800:
-            family, source_high, target_high = np.uint64(0), np.uint64(0), np.uint64(0)
-            source_low, target_low = _be(data, ip + 12, 4), _be(data, ip + 16, 4)
-        else:
-            family = np.uint64(1 << 32)
-            source_high, source_low = _be(data, ip + 8, 8), _be(data, ip + 16, 8)
-            target_high, target_low = _be(data, ip + 24, 8), _be(data, ip + 32, 8)
-        source_port, target_port = _be(data, p, 2), _be(data, p + 2, 2)
-        lower = source_high < target_high or (source_high == target_high and (
-            source_low < target_low or (source_low == target_low and source_port <= target_port)))
-        side = 0 if lower else 1
-        if not lower:
-            source_high, target_high = target_high, source_high
-            source_low, target_low = target_low, source_low
-            source_port, target_port = target_port, source_port
-        ports = family | source_port << np.uint64(16) | target_port
-        slot = _slot(slots, keys, secret, source_high, source_low, target_high, target_low, ports)
-        sequence = np.int64(_be(data, p + 4, 4))
-        acknowledgement = np.int64(_be(data, p + 8, 4))
-        flags = np.int64(data[p + 13])
+        side, flags, length = header[hd.SIDE], header[hd.FLAGS], header[hd.LENGTH]
+        sequence, acknowledgement = header[hd.SEQUENCE], header[hd.ACKNOWLEDGEMENT]
+        a, b, c = np.uint64(header[hd.LOW_HIGH]), np.uint64(header[hd.LOW_LOW]), np.uint64(header[hd.HIGH_HIGH])
+        d, e = np.uint64(header[hd.HIGH_LOW]), np.uint64(header[hd.PORTS])
+        slot = _slot(slots, keys, secret, a, b, c, d, e)
         stream = np.int64(slots[slot])
-        reused = stream >= 0 and flags & (SYN | ACK) == SYN and base[stream, side] >= 0 \
-            and base[stream, side] != sequence
+        reused = stream >= 0 and flags & (SYN | ACK) == SYN and sides[stream, side, _BASE] >= 0 \
+            and sides[stream, side, _BASE] != sequence
         if stream < 0 or reused:
-            stream = np.int64(streams)
-            streams += 1
+            stream = np.int64(count)
+            count += 1
             slots[slot] = stream
             key = keys[stream]
-            key[0], key[1], key[2], key[3], key[4] = (source_high, source_low, target_high,
-                                                      target_low, ports)
-        if base[stream, side] < 0:
-            base[stream, side] = sequence if flags & SYN else (sequence - 1) & 0xFFFFFFFF
-        if base[stream, 1 - side] < 0 and flags & ACK:
-            base[stream, 1 - side] = (acknowledgement - 1) & 0xFFFFFFFF
-        header = (np.int64(data[p + 12]) >> 4) * 4
-        length = max(wire_end - p - header, 0)
-        if header < 20 or flags & RST:
-            length = np.int64(0)  # a RST's text is not data of the stream (RFC 9293, 3.5.3)
-        frames[stream, side] += 1
-        octets[stream, side] += length
-        if ignored[stream]:
+            key[0], key[1], key[2], key[3], key[4] = a, b, c, d, e
+        mine, theirs = sides[stream, side], sides[stream, 1 - side]
+        if mine[_BASE] < 0:
+            mine[_BASE] = sequence if flags & SYN else (sequence - 1) & 0xFFFFFFFF
+        if theirs[_BASE] < 0 and flags & ACK:
+            theirs[_BASE] = (acknowledgement - 1) & 0xFFFFFFFF
+        mine[_OCTETS] += length
+        about = streams[stream]
+        if about[_IGNORED]:
             continue
-        if not heard[stream]:
-            # Until there are octets, or an ACK of some, two bits tell it all: a port scan is a
-            # stream for each packet.
-            mine, theirs = opening[stream, side], opening[stream, 1 - side]
-            if flags & SYN:
-                mine |= SYN
-            says = length > 0
-            if flags & (SYN | FIN):  # in its place, in front of the first octet?
-                first_octet = sequence + (1 if flags & SYN else 0)
-                says |= (first_octet - base[stream, side] - 1) & 0xFFFFFFFF != 0
-            if flags & ACK and theirs & SYN:
-                covers = (acknowledgement - base[stream, 1 - side] - 1) & 0xFFFFFFFF
-                says |= covers > (1 if theirs & FIN else 0)
-            if not says:
-                opening[stream, side] = mine | (FIN if flags & FIN and mine & SYN else 0)
+        if not about[_HEARD]:
+            if not _says(mine, theirs, sequence, acknowledgement, flags, length):
                 continue
-            heard[stream] = True
+            about[_HEARD] = True
+        if length and about[_SPOKE] != side:
+            about[_SPOKE] = side
+            flags |= TURN
+        if _passes(mine, theirs, sequence, acknowledgement, flags, length, header[hd.CAPTURED]):
+            continue
         row = rows[filled]
-        row[STREAM], row[SIDE], row[SEQUENCE], row[ACKNOWLEDGEMENT] = (stream, side, sequence,
-                                                                      acknowledgement)
-        row[FLAGS], row[POSITION], row[LENGTH], row[PACKET] = flags, p + header, length, i
-        row[CAPTURED] = min(max(end - p - header, 0), length)
+        row[STREAM], row[SIDE], row[SEQUENCE], row[ACKNOWLEDGEMENT] = stream, side, sequence, acknowledgement
+        row[FLAGS], row[POSITION], row[LENGTH], row[PACKET] = flags, header[hd.POSITION], length, i
+        row[CAPTURED] = header[hd.CAPTURED]
         filled += 1
-    return table.shape[1], filled, streams
+    return len(headers), filled, count

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dissector.compiled import compiled
+from dissector.headers import RST
 from dissector.segments import (
     ACK,
     ACKNOWLEDGEMENT,
@@ -21,11 +22,12 @@ from dissector.segments import (
     FIN,
     FLAGS,
     LENGTH,
+    NOT_KNOWN,
     PACKET,
     POSITION,
-    RST,
     SEQUENCE,
     SIDE,
+    SILENT,
     SYN,
     Segments,
 )
@@ -153,6 +155,27 @@ class Stream:
         state[_ORIGIN], state[_NEXT], state[_STATE] = sequence, 0, _RUNNING
         state[_END] = 0 if ended else -1
         self.syn[side] = True
+
+    def following(self, side: int) -> int:
+        """Sequence number of the next octet, if nothing waits for it; `NOT_KNOWN` else, `SILENT` if the
+        side has not said anything."""
+        state = self._state[side]
+        if state[_STATE] == _UNKNOWN:
+            return SILENT
+        if state[_STATE] == _WAITING or state[_HELD]:
+            return NOT_KNOWN
+        return self.sequence(side, int(state[_NEXT]))
+
+    def sequence(self, side: int, offset: int) -> int:
+        """Sequence number of the octet at this stream offset."""
+        return (self.origin(side) + offset) & 0xFFFFFFFF
+
+    def skip(self, side: int, octets: int) -> None:
+        """So many octets came in order, complete, and are not wanted: none waits."""
+        state = self._state[side]
+        state[_NEXT] += octets
+        state[_HIGH] = max(state[_HIGH], state[_NEXT])
+        state[_FAR_COUNT] = 0
 
     def start(self, side: int) -> tuple[Run, Run]:
         """The octets held at the start of a stream without SYN are its start: wait no longer."""

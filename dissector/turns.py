@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dissector.segments import LENGTH, PACKET, SIDE, Segments
+from dissector.segments import FLAGS, PACKET, TURN, Segments
 
 _KEPT = 1 << 13
 """Turns that are remembered: those of the octets that wait behind a hole, and far more."""
@@ -18,21 +18,18 @@ class Turns:
 
     def __init__(self) -> None:
         self._frames: dict[int, None] = {}
-        self._spoke = -1
         self._first = 0
         self._both = False
 
     def note(self, segments: Segments, rows: np.ndarray) -> None:
         """Take segments of the connection, in capture order."""
-        spoken = rows[rows[:, LENGTH] > 0]
-        if not len(spoken):
+        turns = rows[rows[:, FLAGS] & TURN != 0, PACKET]
+        if not len(turns):
             return
-        turns = spoken[np.diff(spoken[:, SIDE], prepend=self._spoke) != 0]
-        if self._spoke < 0:
-            self._first = int(turns[0, PACKET] + segments.packets.first)
-        self._both |= len(turns) > (self._spoke < 0)
-        self._spoke = int(spoken[-1, SIDE])
-        self._frames |= dict.fromkeys((turns[:, PACKET] + segments.packets.first).tolist())
+        frames = (turns + segments.packets.first).tolist()
+        self._both |= len(frames) > (self._first == 0)
+        self._first = self._first or frames[0]
+        self._frames |= dict.fromkeys(frames)
         if len(self._frames) > 2 * _KEPT:
             self._frames = dict.fromkeys(list(self._frames)[-_KEPT:])
 
