@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from analysis.capture import Capture, read
+    from analysis.capture import Capture
+    from analysis.reading import read
 
 __all__ = ["Capture", "read"]
 
@@ -23,7 +24,7 @@ def scapy_ext(ext: Any) -> None:
 def __getattr__(name: str) -> Any:
     # Lazy: `coloscope --help` must not wait for pandas and Numba.
     if name in __all__:
-        from analysis import capture
+        from importlib import import_module
 
-        return getattr(capture, name)
+        return getattr(import_module("analysis.reading" if name == "read" else "analysis.capture"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -17,12 +15,7 @@ from analysis.pairs import pairs
 from dissector.engine import Engine
 from dissector.findings import NOTE, Finding
 from dissector.recognise import COLO_PROXY, ENCRYPTED, QEMU_COLO
-from dissector.record import Record
-from dissector.source import Source
-from dissector.wireshark.read import Wireshark
-
-COLOSCOPE, WIRESHARK = "coloscope", "wireshark"
-"""What may read a capture."""
+from dissector.syncpoints import Sync
 
 
 class Capture:
@@ -33,10 +26,10 @@ class Capture:
     the command writes them.
     """
 
-    def __init__(self, engine: Engine, rows: np.ndarray, syncs: pd.DataFrame) -> None:
+    def __init__(self, engine: Engine, rows: np.ndarray, syncs: list[Sync]) -> None:
         self.engine = engine
         self._rows = rows
-        self._syncs = syncs
+        self._syncs = tables.syncs(syncs)
 
     @property
     def connections(self) -> pd.DataFrame:
@@ -159,26 +152,3 @@ def stamped(frame: pd.DataFrame) -> pd.DataFrame:
             times = pd.to_datetime(column, unit="ns", utc=True)
             columns[str(name).removesuffix("_ns")] = times.astype("datetime64[ns, UTC]")
     return pd.DataFrame(columns)
-
-
-def read(*names: str | os.PathLike[str] | Source, engine: str = COLOSCOPE, tshark: Sequence[str] = (),
-         on_progress: Callable[[int], None] | None = None) -> Capture:
-    """Read capture files, which are one capture (a ring), in this order; "-" is stdin.
-
-    pcap or pcapng, plain or compressed with gzip or zstd.  Raises `dissector.SourceError` if one
-    of them cannot be read at all.  Memory grows with the records, not with the octets.
-
-    `engine` "wireshark" lets the user's own tshark read one file, with `tshark` as further
-    arguments, for those who decrypt or filter there: the same tables, but for what Wireshark does
-    not know (`dissector.wireshark.read.Wireshark`).  Raises `TsharkError` where that fails.
-    """
-    if engine not in (COLOSCOPE, WIRESHARK):
-        raise ValueError(f"engine is {COLOSCOPE!r} or {WIRESHARK!r}, not {engine!r}")
-    source = Wireshark(tshark) if engine == WIRESHARK else Engine()
-    rows, points = tables.Rows(), []
-    for event in source.run(names, on_progress=on_progress):
-        if isinstance(event, Record):
-            rows.append(event)
-        else:
-            points.append(event)
-    return Capture(source, rows.array(), tables.syncs(points))

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.pairs import CLOSES, OPENS, TRANSITIONS, WHOLES
-from analysis.tables import STATUSES, frame_of
+from analysis.rows import STATUSES
+from analysis.tables import frame_of
 from dissector.connection import COLO, PLAIN, REMUS, Connection
 from dissector.engine import Engine
 from dissector.findings import Finding

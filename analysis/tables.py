@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.rows import NONE, STATUSES
 from dissector.connection import OURS, Connection
 from dissector.engine import Engine
 from dissector.findings import ERROR, NOTE, RULES, WARNING, Finding
 from dissector.protocol import BACK, DIRECTIONS, FORWARD, LAYERS, SENDER, STRUCTURES, XEN_COLO
-from dissector.record import COMPLETE, GAP, PENDING, SNAPPED, TRUNCATED, Record
 from dissector.syncpoints import (
     INSIDE_CHECKPOINT,
     OK,
@@ -28,25 +28,9 @@ from dissector.syncpoints import (
     Sync,
 )
 
-STATUSES = [COMPLETE, GAP, SNAPPED, TRUNCATED, PENDING]
 SYNC_STATUSES = [OK, WRONG_SENDER, OUT_OF_ORDER, INSIDE_CHECKPOINT, UNKNOWN_ORDER, UNCONFIRMED]
 SYNC_NAMES = [point.short_name for point in XEN_COLO.sync_points]
 _NAMES = list(dict.fromkeys(structure.name for structure in STRUCTURES))
-_STRUCTURE = {id(structure): i for i, structure in enumerate(STRUCTURES)}
-_NONE = -1
-_CHUNK = 8192
-_WAITING = 4 * _CHUNK
-_OCTETS = 64 << 20
-"""Octets of records that wait for their ACKs."""
-
-_ROW = np.dtype([
-    ("connection", "i4"), ("direction", "i1"), ("layer", "i1"), ("structure", "i2"),
-    ("type", "i8"), ("stream_offset", "i8"), ("length", "i8"), ("body_length", "i8"),
-    ("first_frame", "i8"), ("last_frame", "i8"), ("frame", "i8"), ("first_seen_ns", "i8"),
-    ("last_seen_ns", "i8"), ("delivered_ns", "i8"), ("acked_ns", "i8"), ("after_gap", "?"),
-    ("status", "i1"), ("control_id", "i8"), ("count", "i8"), ("pages", "i8"),
-    ("first_pfn", "i8"), ("last_pfn", "i8")])
-
 RECORD_COLUMNS = [
     "connection", "direction", "layer", "type", "name", "stream_offset", "length", "body_length",
     "first_frame", "last_frame", "frame", "first_seen_ns", "last_seen_ns", "delivered_ns",
@@ -55,51 +39,6 @@ SYNC_COLUMNS = [
     "connection", "checkpoint", "control_id", "name", "sender", "direction", "frame",
     "first_seen_ns", "last_seen_ns", "delivered_ns", "acked_ns", "spread_ms", "stream_offset",
     "status"]
-
-
-class Rows:
-    """Records as rows of a compact array; takes a record as soon as nothing in it can change."""
-
-    def __init__(self) -> None:
-        self._chunks: list[np.ndarray] = []
-        self._open: list[Record] = []
-        self._look_at = _CHUNK
-        self._octets = 0
-
-    def append(self, record: Record) -> None:
-        self._open.append(record)
-        self._octets += len(record.octets)
-        if len(self._open) < self._look_at and self._octets < _OCTETS:
-            return
-        waiting = [r for r in self._open if not r.acked_ns]
-        octets = sum(len(r.octets) for r in waiting)
-        if len(waiting) > _WAITING or octets > _OCTETS // 2:
-            waiting, octets = [], 0  # their ACKs will never come: a capture of one direction
-        done = [r for r in self._open if r.acked_ns] if waiting else self._open
-        self._chunks.append(self._array(done))
-        self._open, self._look_at, self._octets = waiting, len(waiting) + _CHUNK, octets
-
-    def array(self) -> np.ndarray:
-        """Every row, by connection and in the order in which the records were delivered."""
-        self._chunks.append(self._array(self._open))
-        self._open = []
-        rows = np.concatenate(self._chunks)
-        self._chunks = [rows]
-        late = np.where(rows["frame"] == 0, np.iinfo(np.int64).max, rows["frame"])
-        return rows[np.lexsort((rows["stream_offset"], late, rows["connection"]))]
-
-    @staticmethod
-    def _array(records: list[Record]) -> np.ndarray:
-        def number(value: int | None) -> int:
-            return _NONE if value is None else value
-
-        return np.array([(
-            r.connection, DIRECTIONS.index(r.direction), LAYERS.index(r.layer),
-            _STRUCTURE.get(id(r.structure), _NONE), number(r.type), r.stream_offset, r.length,
-            number(r.body_length), r.first_frame, r.last_frame, r.frame, r.first_seen_ns,
-            r.last_seen_ns, r.delivered_ns, r.acked_ns, r.after_gap, STATUSES.index(r.status),
-            number(r.control_id), number(r.count), number(r.pages),
-            *(r.pfn_range or (_NONE, _NONE))) for r in records], _ROW)
 
 
 def _masked(values: np.ndarray, none: int = 0) -> pd.Series:
@@ -123,24 +62,24 @@ def records(rows: np.ndarray) -> pd.DataFrame:
     (Int64).  direction, layer, name and status are categoricals, after_gap is bool."""
     names = [*_NAMES, *sorted({f"{kind:#010x}" for kind in rows["type"][rows["structure"] < 0]})]
     of_structure = np.array([_NAMES.index(s.name) for s in STRUCTURES])
-    codes = np.where(rows["structure"] >= 0, of_structure[rows["structure"]], _NONE)
+    codes = np.where(rows["structure"] >= 0, of_structure[rows["structure"]], NONE)
     for i in np.flatnonzero(rows["structure"] < 0):
         codes[i] = names.index(f"{rows['type'][i]:#010x}")
     frame = pd.DataFrame({
         "connection": rows["connection"].astype(np.int64),
         "direction": pd.Categorical.from_codes(rows["direction"], list(DIRECTIONS)),
         "layer": pd.Categorical.from_codes(rows["layer"], list(LAYERS)),
-        "type": _masked(rows["type"], _NONE),
+        "type": _masked(rows["type"], NONE),
         "name": pd.Categorical.from_codes(codes, names),
         "stream_offset": rows["stream_offset"],
         "length": rows["length"],
-        "body_length": _masked(rows["body_length"], _NONE),
+        "body_length": _masked(rows["body_length"], NONE),
         **{name: _masked(rows[name]) for name in (
             "first_frame", "last_frame", "frame", "first_seen_ns", "last_seen_ns",
             "delivered_ns", "acked_ns")},
         "after_gap": rows["after_gap"],
         "status": pd.Categorical.from_codes(rows["status"], STATUSES),
-        **{name: _masked(rows[name], _NONE) for name in (
+        **{name: _masked(rows[name], NONE) for name in (
             "control_id", "count", "pages", "first_pfn", "last_pfn")},
     })
     return frame
@@ -221,7 +160,7 @@ def findings(found: list[Finding]) -> pd.DataFrame:
     return pd.DataFrame({
         "rule": pd.Categorical([f.rule for f in found], list(RULES)),
         "severity": pd.Categorical([f.severity for f in found], [ERROR, WARNING, NOTE]),
-        "connection": _masked(np.array([f.connection for f in found], np.int64), _NONE),
+        "connection": _masked(np.array([f.connection for f in found], np.int64), NONE),
         "direction": pd.Categorical([f.direction or None for f in found], list(DIRECTIONS)),
         "frame": _masked(np.array([f.frame for f in found], np.int64)),
         "stream_offset": pd.array([f.stream_offset for f in found], dtype="Int64"),

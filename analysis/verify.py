@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from analysis import tables
-from analysis.capture import Capture, read
+from analysis.capture import Capture
+from analysis.reading import read
 from dissector.errors import CannotDo
 from dissector.findings import Finding
 from dissector.opening import LENGTH, direction_of

@@ -66,15 +66,19 @@ def place(structure: Structure, name: str) -> tuple[int, int]:
     raise KeyError(f"{structure.full_name}.{name} has no fixed place")
 
 
+@cache
+def _integer_place(structure: Structure, name: str) -> tuple[int, int, bool]:
+    """(position, position behind it, always big-endian) of an integer field."""
+    at, width = place(structure, name)
+    return at, at + width, next(f for f in structure.fields if f.name == name).order == BIG
+
+
 def integer(structure: Structure, name: str, octets: bytes, order: str) -> int | None:
     """An integer field of a structure's octets; None if they do not reach that far."""
-    at, width = place(structure, name)
-    if at + width > len(octets):
+    at, end, big = _integer_place(structure, name)
+    if end > len(octets):
         return None
-    field = next(field for field in structure.fields if field.name == name)
-    if field.order == BIG:
-        order = BIG_ENDIAN
-    return int.from_bytes(octets[at:at + width], order)  # type: ignore[arg-type]
+    return int.from_bytes(octets[at:end], BIG_ENDIAN if big else order)  # type: ignore[arg-type]
 
 
 def announced_order(structure: Structure, octets: bytes) -> str:
@@ -96,6 +100,7 @@ def fixed_size(structure: Structure) -> int | None:
     return sum(field.width for field in structure.fields)
 
 
+@cache
 def counts_items(structure: Structure) -> Field | None:
     """The array of a structure whose items a field counts."""
     return next((f for f in structure.fields if f.type == ARRAY and f.count != REST), None)
@@ -160,9 +165,17 @@ def without_content(structure: Structure, body_length: int) -> bool:
     return structure.may_be_empty and body_length == fixed
 
 
+@cache
+def _has_reserved(structure: Structure) -> bool:
+    every = [f for field in structure.fields for f in (field, *field.items)]
+    return any(f.reserved or any(group.reserved for group in f.bits) for f in every)
+
+
 def reserved_set(structure: Structure, octets: bytes, order: str, count: int | None) -> list[str]:
     """Names of the reserved fields and groups of bits that are not zero."""
-    found = []
+    found: list[str] = []
+    if not _has_reserved(structure):
+        return found
     for field, _, width, value in parts(structure, octets, order, items=0):
         if field.type in WIDTH:
             if field.reserved and value:
@@ -180,12 +193,19 @@ def reserved_set(structure: Structure, octets: bytes, order: str, count: int | N
     return found
 
 
+@cache
+def _has_limits(structure: Structure) -> bool:
+    return any(f.legal or f.type == STRINGS or (f.type == ARRAY and len(f.items) == 1) for f in structure.fields)
+
+
 def illegal(structure: Structure, octets: bytes, order: str, count: int | None,
             body_length: int | None) -> list[str]:
     """What the fields hold that the protocol does not allow, in words.  Fields that count items are
     judged with the length (`expected_body`)."""
+    found: list[str] = []
+    if not _has_limits(structure):
+        return found
     counts = {field.count for field in structure.fields}
-    found = []
     for field, at, width, value in parts(structure, octets, order, items=0):
         if field.type in WIDTH and field.legal and not field.reserved and field.name not in counts:
             if value not in field.legal:

@@ -8,7 +8,9 @@ record header to record header and never touches page contents.  Which record ma
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -32,12 +34,15 @@ from dissector.protocol import (
     SENDER,
     START,
     STATES,
+    State,
     Structure,
 )
 from dissector.record import COMPLETE, GAP, KEPT_MAX, SNAPPED, TRUNCATED, Record
 from dissector.streams import FRAME, GIVEN, HOLE, OFFSET, SIZE, TIME, Run
 
 _NO_ACKS, _NO_OCTETS = np.zeros((0, 3), np.int64), np.zeros(0, np.uint8)
+_JUDGED_MAX = 128
+"""Octets of a record whose judgement is remembered."""
 _SYNC_SIZE = padded(fields.fixed_size(CHECKPOINT_STATE) or 0)
 
 
@@ -94,6 +99,30 @@ def announced_page_size(domain_header: Record) -> int:
     """Octets of a page, as this record says; 0: it says nothing possible."""
     shift = fields.integer(DOMAIN_HEADER, PAGE_SHIFT.name, domain_header.octets, domain_header.order)
     return 1 << shift if shift is not None and shift < 32 else 0
+
+
+@lru_cache(maxsize=1024)
+def _breaches(structure: Structure, octets: bytes, order: str, length: int | None, count: int | None,
+              pages: int | None, page_size: int) -> tuple[tuple[str, str], ...]:
+    """(rule, text) of what the contents of a record breach.  Most short records are ones that came
+    before, octet for octet."""
+    found, name = [], structure.full_name
+    if length is not None and not fields.expected_body(structure, octets, order, length, pages, page_size):
+        found.append(("bad_length", f"{name} cannot have a body of {length} octets with these contents"))
+    elif length is not None and fields.without_content(structure, length):
+        found.append(("empty_record", f"{name} has no content (Xen 4.6 to 4.8)"))
+    if reserved := fields.reserved_set(structure, octets, order, count):
+        found.append(("reserved_not_zero", f"{name}: {', '.join(reserved)} must be zero"))
+    if wrong := fields.illegal(structure, octets, order, count, length):
+        found.append(("illegal_value", f"{name}: {', '.join(wrong)}"))
+    return tuple(found)
+
+
+@lru_cache(maxsize=1024)
+def _numbered(state: State, number: int) -> tuple[Structure, ...]:
+    """The records with this number that a state knows, its own layer's last."""
+    layer = RECORDS[state.layer].get(number) if state.layer else None
+    return (*(s for s in (*state.shapes, *state.records) if s.type == number), *((layer,) if layer else ()))
 
 
 class Framer:
@@ -244,14 +273,14 @@ class Framer:
         """Have `need` octets of the record's beginning, or all of them that the capture has.
 
         False: they have not come yet."""
-        while len(self._head) < need and not self._head_ends:
-            at = self.offset + len(self._head)
+        while not self._head_ends and (have := len(self._head)) < need:
+            at = self.offset + have
             if at >= self._limit:
                 return False
             row = self._row(at)
-            skip = at - int(self._starts[row])
-            octets = self._run.octets(row, skip, need - len(self._head))
-            if not len(self._head):
+            skip = at - self._starts[row]
+            octets = self._run.octets(row, skip, need - have)
+            if not have:
                 first = self._run.rows[row]
                 self._first = (0, 0) if first[HOLE] else (int(first[FRAME]), int(first[TIME]))
             self._head += octets
@@ -305,11 +334,9 @@ class Framer:
         order = self._orders.get(state.layer) or self._orders.setdefault(
             state.layer, self._likely_order(head))
         number, body_length = fields.record_header(head, order)
-        structure = next((s for s in (*state.shapes, *state.records) if s.type == number and
-                          fields.fixed_size(s) in (body_length, None)), None)
+        structure = next((s for s in _numbered(state, number) if s.layer == state.layer
+                          or fields.fixed_size(s) in (body_length, None)), None)
         layer = structure.layer if structure else state.layer
-        if structure is None and layer:
-            structure = RECORDS[layer].get(number)
         if structure is None and not (layer and number & OPTIONAL):
             where = f"a record of {layer}" if layer else "CHECKPOINT_STATE or a dirty PFN list"
             raise _NoRecord(f"type {number:#x}, length {body_length:#x} stand where {where} must")
@@ -414,7 +441,7 @@ class Framer:
         octets = b""
         while len(octets) < count and at + len(octets) < self._limit:
             row = self._row(at + len(octets))
-            more = self._run.octets(row, at + len(octets) - int(self._starts[row]),
+            more = self._run.octets(row, at + len(octets) - self._starts[row],
                                     count - len(octets))
             if not more:
                 break
@@ -446,11 +473,11 @@ class Framer:
 
     def _look_at_padding(self, shape: _Shape, end: int) -> None:
         """Padding often has a segment of its own, and stands behind contents that are not kept."""
-        at = max(end - -(shape.body_length or 0) % ALIGNMENT, int(self._starts[0]))
+        at = max(end - -(shape.body_length or 0) % ALIGNMENT, self._starts[0])
         while at < min(end, self._limit):
             row = self._row(at)
             upto = min(end, int(self._starts[row] + self._run.rows[row, SIZE]))
-            shape.padding_set |= any(self._run.octets(row, at - int(self._starts[row]), upto - at))
+            shape.padding_set |= any(self._run.octets(row, at - self._starts[row], upto - at))
             at = upto
 
     def _check(self, record: Record, shape: _Shape) -> None:
@@ -464,17 +491,10 @@ class Framer:
         if SENDER[self.direction] not in structure.senders:
             self._breach("wrong_direction", f"{record.full_name} is never sent by the "
                          f"{SENDER[self.direction]}", record)
-        if length is not None and not fields.expected_body(
-                structure, record.octets, record.order, length, record.pages, self.page_size):
-            self._breach("bad_length", f"{record.full_name} cannot have a body of {length} octets "
-                         "with these contents", record)
-        elif length is not None and fields.without_content(structure, length):
-            self._breach("empty_record", f"{record.full_name} has no content (Xen 4.6 to 4.8)", record)
-        if reserved := fields.reserved_set(structure, record.octets, record.order, record.count):
-            self._breach("reserved_not_zero", f"{record.full_name}: {', '.join(reserved)} must be zero",
-                         record)
-        if wrong := fields.illegal(structure, record.octets, record.order, record.count, length):
-            self._breach("illegal_value", f"{record.full_name}: {', '.join(wrong)}", record)
+        judge = _breaches if len(record.octets) <= _JUDGED_MAX else _breaches.__wrapped__
+        for rule, text in judge(structure, record.octets, record.order, length, record.count, record.pages,
+                                self.page_size):
+            self._breach(rule, text, record)
 
     def _breach(self, rule: str, text: str, record: Record) -> None:
         section = record.structure.section if record.structure else ""
@@ -504,7 +524,7 @@ class Framer:
     def _look_at(self, run: Run) -> None:
         rows = run.rows
         self._run = run
-        self._starts = np.ascontiguousarray(rows[:, OFFSET])
+        self._starts = rows[:, OFFSET].tolist()
         self._limit = int(rows[-1, OFFSET] + rows[-1, SIZE])
         self.passage.look_at(run)
         lacking = rows[rows[:, GIVEN] < rows[:, SIZE]]
@@ -513,7 +533,7 @@ class Framer:
         self._lack_hole = lacking[:, HOLE] != 0
 
     def _row(self, offset: int) -> int:
-        return int(self._starts.searchsorted(offset, "right")) - 1
+        return bisect_right(self._starts, offset) - 1
 
     def _touch(self, end: int) -> None:
         """Note what the record in hand lacks of the octets below `end` in this run."""

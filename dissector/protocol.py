@@ -118,14 +118,17 @@ class Field:
     """Whose data this is, for tools that remove secrets: one of `CONTENTS`; "": of the protocol."""
     xen: str = ""
 
-    @property
-    def width(self) -> int:
-        """Octets on the wire where that is fixed, else 0; of an array: octets of one item."""
+    width: int = field(init=False, default=0)
+    """Octets on the wire where that is fixed, else 0; of an array: octets of one item."""
+
+    def __post_init__(self) -> None:
         if self.type in WIDTH:
-            return WIDTH[self.type]
-        if self.type == ARRAY:
-            return sum(item.width for item in self.items)
-        return self.size if isinstance(self.size, int) else 0
+            width = WIDTH[self.type]
+        elif self.type == ARRAY:
+            width = sum(item.width for item in self.items)
+        else:
+            width = self.size if isinstance(self.size, int) else 0
+        object.__setattr__(self, "width", width)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
