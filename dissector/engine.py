@@ -143,7 +143,7 @@ class Engine:
                               for direction in DIRECTIONS)
         return primary, secondary
 
-    def _packets(self, packets: Packets, headers: np.ndarray, file: File) -> Iterator[Record | Sync]:
+    def _packets(self, packets: Packets, headers: hd.Headers, file: File) -> Iterator[Record | Sync]:
         file.packets += len(packets)
         self._next += len(packets)
         if packets.container is not None and file.seekable:

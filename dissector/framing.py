@@ -281,8 +281,8 @@ class Framer:
             skip = at - self._starts[row]
             octets = self._run.octets(row, skip, need - have)
             if not have:
-                first = self._run.rows[row]
-                self._first = (0, 0) if first[HOLE] else (int(first[FRAME]), int(first[TIME]))
+                rows = self._run.rows
+                self._first = (0, 0) if rows.item(row, HOLE) else (rows.item(row, FRAME), rows.item(row, TIME))
             self._head += octets
             self._head_ends = not octets
         return True
@@ -462,10 +462,9 @@ class Framer:
 
     def _complete(self, record: Record, end: int) -> None:
         """Its times and its status, now that its last octet is here."""
-        row = self._row(end - 1)
-        last = self._run.rows[row]
-        if not last[HOLE]:
-            record.last_frame, record.last_seen_ns = int(last[FRAME]), int(last[TIME])
+        row, rows = self._row(end - 1), self._run.rows
+        if not rows.item(row, HOLE):
+            record.last_frame, record.last_seen_ns = rows.item(row, FRAME), rows.item(row, TIME)
         record.frame, record.delivered_ns = self.passage.delivered(row)
         self._touch(end)
         record.status = self._touched

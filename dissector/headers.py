@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from dissector.compiled import compiled
@@ -29,24 +31,33 @@ _OPAQUE_TYPES = (0x8847, 0x8848, 0x8864, 0x88E5)
 """Ethertypes: MPLS, PPPoE, MACsec."""
 
 # columns of a packet's headers
-(WHY, DEPTH, LOW_HIGH, LOW_LOW, HIGH_HIGH, HIGH_LOW, PORTS, SIDE, SEQUENCE, ACKNOWLEDGEMENT, FLAGS,
- POSITION, LENGTH, CAPTURED) = range(14)
-COLUMNS = 14
+(WHY, DEPTH, SIDE, SEQUENCE, ACKNOWLEDGEMENT, FLAGS, POSITION, LENGTH, CAPTURED) = range(9)
+COLUMNS = 9
 
 RST = 4
 
 
-def parse(packets: Packets) -> np.ndarray:
-    """A row for each packet (int64; columns are constants of this module).
+@dataclass(slots=True)
+class Headers:
+    """What the headers of a block's packets say: a row for each packet.
 
-    WHY it has no TCP segment here (-1: it has); DEPTH of tunnels that were opened.  The ends, sorted by
-    address and port: address of the lower and of the higher one in two words each, PORTS (and a bit
-    for IPv6) in one; SIDE 0 if the lower one has sent it.  SEQUENCE, ACKNOWLEDGEMENT, FLAGS as on the
-    wire; POSITION of the payload in the block, its LENGTH on the wire and the octets CAPTURED.
+    `ends` (uint64): who talks, sorted by address and port: the address of the lower and that of the
+    higher end in two words each, both ports (and a bit for IPv6) in one.  `rows` (int64; columns are
+    constants of this module): WHY it has no TCP segment here (-1: it has, else nothing but DEPTH is
+    filled in); DEPTH of tunnels that were opened; SIDE 0 if the lower end has sent it; SEQUENCE,
+    ACKNOWLEDGEMENT, FLAGS as on the wire; POSITION of the payload in the block, its LENGTH on the wire
+    and the octets CAPTURED.
     """
-    out = np.empty((len(packets), COLUMNS), np.int64)
-    _parse(packets.data, packets.position, packets.captured, packets.wire, packets.link, out)
-    return out
+
+    ends: np.ndarray
+    rows: np.ndarray
+
+
+def parse(packets: Packets) -> Headers:
+    """The headers of these packets."""
+    headers = Headers(np.empty((len(packets), 5), np.uint64), np.empty((len(packets), COLUMNS), np.int64))
+    _parse(packets.data, packets.position, packets.captured, packets.wire, packets.link, headers.ends, headers.rows)
+    return headers
 
 
 @compiled
@@ -190,10 +201,10 @@ def _find_tcp(data, link, p, end, wire_end):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _parse(data, position, captured, wire, links, out):  # type: ignore[no-untyped-def]
-    """Fill a row of `out` for each packet."""
+def _parse(data, position, captured, wire, links, ends, rows):  # type: ignore[no-untyped-def]
+    """Fill a row of both for each packet."""
     for i in range(len(position)):
-        row = out[i]
+        row, key = rows[i], ends[i]
         end = position[i] + captured[i]
         why, depth, kind, ip, p, wire_end = _find_tcp(data, links[i], position[i], end, position[i] + wire[i])
         row[WHY], row[DEPTH] = why, depth
@@ -213,9 +224,8 @@ def _parse(data, position, captured, wire, links, out):  # type: ignore[no-untyp
             source_high, target_high = target_high, source_high
             source_low, target_low = target_low, source_low
             source_port, target_port = target_port, source_port
-        row[LOW_HIGH], row[LOW_LOW] = source_high, source_low
-        row[HIGH_HIGH], row[HIGH_LOW] = target_high, target_low
-        row[PORTS] = family | source_port << np.uint64(16) | target_port
+        key[0], key[1], key[2], key[3] = source_high, source_low, target_high, target_low
+        key[4] = family | source_port << np.uint64(16) | target_port
         row[SIDE] = 0 if lower else 1
         row[SEQUENCE], row[ACKNOWLEDGEMENT] = _be(data, p + 4, 4), _be(data, p + 8, 4)
         row[FLAGS] = data[p + 13]

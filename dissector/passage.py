@@ -43,11 +43,11 @@ class Passage:
 
     def delivered(self, row: int) -> tuple[int, int]:
         """Frame and time after which everything up to the end of this row had passed."""
-        frame = int(self._passed_upto[row])
+        frame = self._passed_upto.item(row)
         if frame == self._passed[0]:
             return self._passed
         first = int(self._passed_upto.searchsorted(frame))
-        return frame, int(self._times[first])
+        return frame, self._times.item(first)
 
     def held_up(self, row: int) -> bool:
         """Whether it was a hole that this row waited for."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from dissector import headers as hd
 from dissector.compiled import compiled
-from dissector.headers import CLOCK_BACK, COUNTERS, RST, STEP_BACK, TUNNELLED
+from dissector.headers import CLOCK_BACK, COUNTERS, RST, STEP_BACK, TUNNELLED, Headers, parse
 from dissector.packets import Packets
 
 # columns of a segment
@@ -40,7 +40,7 @@ class Segments:
 
     Columns (constants of this module): STREAM as Wireshark's tcp.stream; PACKET, the row in
     `packets`; SIDE, SEQUENCE, ACKNOWLEDGEMENT, FLAGS, POSITION, LENGTH and CAPTURED as in
-    `dissector.headers.parse`.  Streams that were found uninteresting are left out, and segments that
+    `dissector.headers.Headers`.  Streams that were found uninteresting are left out, and segments that
     nobody needs (`Streams.expect`).
     """
 
@@ -116,16 +116,16 @@ class Streams:
         one, other = self._sides[stream, :, _PASSED].tolist()
         return one, other
 
-    def scan(self, packets: Packets, headers: np.ndarray | None = None) -> Segments:
-        """The segments in `packets`; `headers`: what `dissector.headers.parse` said of them."""
-        if headers is None:
-            headers = hd.parse(packets)
+    def scan(self, packets: Packets, headers: Headers | None = None) -> Segments:
+        """The segments in `packets`; `headers`: their headers, if they have been read."""
+        headers = headers or parse(packets)
         rows = np.empty((len(packets), COLUMNS), np.int64)
         done, filled = 0, 0
         while done < len(packets):
             done, filled, self.count = _scan(
-                headers, packets.time, done, rows, filled, self.count, self._slots, self._keys, self._secret,
-                self._streams, self._sides, self.counters, self.first_packet, packets.first, self._last_time)
+                headers.ends, headers.rows, packets.time, done, rows, filled, self.count, self._slots,
+                self._keys, self._secret, self._streams, self._sides, self.counters, self.first_packet,
+                packets.first, self._last_time)
             if done < len(packets):
                 self._grow()
         return Segments(packets, rows[:filled], self)
@@ -221,7 +221,7 @@ def _says(mine, theirs, sequence, acknowledgement, flags, length):  # type: igno
 
 
 @compiled
-def _scan(headers, times, done, rows, filled, count, slots, keys, secret, streams, sides,  # type: ignore[no-untyped-def]
+def _scan(ends, headers, times, done, rows, filled, count, slots, keys, secret, streams, sides,  # type: ignore[no-untyped-def]
           counters, first, first_packet, last_time):
     """Fill `rows` from packet `done` on; stops early when the stream tables are full."""
     for i in range(done, len(headers)):
@@ -240,8 +240,7 @@ def _scan(headers, times, done, rows, filled, count, slots, keys, secret, stream
             continue
         side, flags, length = header[hd.SIDE], header[hd.FLAGS], header[hd.LENGTH]
         sequence, acknowledgement = header[hd.SEQUENCE], header[hd.ACKNOWLEDGEMENT]
-        a, b, c = np.uint64(header[hd.LOW_HIGH]), np.uint64(header[hd.LOW_LOW]), np.uint64(header[hd.HIGH_HIGH])
-        d, e = np.uint64(header[hd.HIGH_LOW]), np.uint64(header[hd.PORTS])
+        a, b, c, d, e = ends[i, 0], ends[i, 1], ends[i, 2], ends[i, 3], ends[i, 4]
         slot = _slot(slots, keys, secret, a, b, c, d, e)
         stream = np.int64(slots[slot])
         reused = stream >= 0 and flags & (SYN | ACK) == SYN and sides[stream, side, _BASE] >= 0 \

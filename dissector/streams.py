@@ -91,14 +91,14 @@ class Run:
     @property
     def begin(self) -> int:
         """Stream offset of the first octet."""
-        return int(self.rows[0, OFFSET])
+        return self.rows.item(0, OFFSET)
 
     def octets(self, row: int, skip: int, count: int) -> bytes:
         """`count` octets of a range from its octet `skip` on; fewer if the capture has fewer."""
-        count = min(count, int(self.rows[row, GIVEN]) - skip)
+        count = min(count, self.rows.item(row, GIVEN) - skip)
         if count <= 0:
             return b""
-        place = int(self.rows[row, PLACE])
+        place = self.rows.item(row, PLACE)
         source, place = (self.data, place) if place >= 0 else (self.kept, ~place)
         return source[place + skip:place + skip + count].tobytes()
 
