@@ -135,6 +135,8 @@ class Engine:
         """What a connection that is none of ours seems to be (`dissector.recognise`)."""
         if connection := self.connections.get(number):
             return seems(tuple(connection.prefixes))  # type: ignore[arg-type]
+        if octets := self.streams.sniffed(number):
+            return seems(octets)
         return KINDS[self._kinds[number]] if number < len(self._kinds) else NO_DATA
 
     def ends(self, connection: Connection) -> tuple[str, str]:

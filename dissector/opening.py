@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from dissector.protocol import OPENINGS
 
 LENGTH = max(len(magic) for magics in OPENINGS.values() for magic in magics)
@@ -10,6 +12,9 @@ LENGTH = max(len(magic) for magics in OPENINGS.values() for magic in magics)
 
 CUT_LENGTH = 8
 """So many tell it if the snap length has cut off the others."""
+
+WORDS = np.array(sorted({int.from_bytes(magic[:8]) for magics in OPENINGS.values() for magic in magics}), np.uint64)
+"""The first eight octets of each, as numbers."""
 
 
 def direction_of(octets: bytes, *, cut: bool = False) -> str:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from dissector import headers as hd
+from dissector import opening
 from dissector.compiled import compiled
-from dissector.headers import CLOCK_BACK, COUNTERS, RST, STEP_BACK, TUNNELLED, Headers, parse
+from dissector.headers import CLOCK_BACK, COUNTERS, RST, STEP_BACK, TUNNELLED, Headers, _be, parse
 from dissector.packets import Packets
 
 # columns of a segment
@@ -21,17 +22,23 @@ FIN, SYN, ACK = 1, 2, 16
 TURN = 1 << 16
 """In FLAGS: the octets before this segment's were the other side's, or there were none."""
 
+_BOTH = 3
+
 NOT_KNOWN, SILENT = -1, -2
 """In place of the sequence number that `Streams.expect` wants."""
 
 # what is known of a stream
-_IGNORED, _HEARD, _SPOKE = range(3)
+_IGNORED, _HEARD, _SPOKE, _FOREIGN = range(4)
 # what is known of one side of it: the sequence number before its first octet (-1: unknown), flags it
 # has sent in front of any octet (SYN, FIN), its octets, and what `Streams.expect` said
 (_BASE, _OPENING, _OCTETS, _NEXT, _LEFT, _AWAITED, _PASSED) = range(7)
-_NEW_STREAM = np.array([0, 0, -1])
+_NEW_STREAM = np.array([0, 0, -1, 0])
 _NEW_SIDE = np.array([-1, 0, 0, -1, 0, -1, 0])
 _NO_STREAM = -1
+
+_SNIFFED = 16
+"""Octets from the start of a side that tell, where they come at once, that it opens no stream of ours,
+and what it seems to be."""
 
 
 @dataclass(slots=True)
@@ -59,8 +66,8 @@ class Streams:
     The numbers are Wireshark's: a new one for each new pair of endpoints, and for a SYN whose
     sequence number is not the one that the pair's stream started with (port reuse).
 
-    `sparing`: of a stream that has carried no octet yet no rows are handed out; `opened` tells what
-    they said.
+    `sparing`: of a stream that has carried no octet yet no rows are handed out, and `opened` tells what
+    they said; nor of one that is not ours by the first octets of both sides, and `sniffed` gives those.
     """
 
     def __init__(self, *, sparing: bool = False) -> None:
@@ -73,6 +80,7 @@ class Streams:
         self._streams = np.tile(_NEW_STREAM, (room, 1))
         self._streams[:, _HEARD] = not sparing
         self._sides = np.tile(_NEW_SIDE, (room, 2, 1))
+        self._sniffed = np.zeros((room, 2, _SNIFFED), np.uint8)
         self._sparing = sparing
         self._last_time = np.zeros(1, np.int64)
         # Who writes a capture must not be able to choose where its streams land in the table.
@@ -104,6 +112,12 @@ class Streams:
             return None
         return (int(self._sides[stream, side, _BASE]) + 1) & 0xFFFFFFFF, bool(flags & FIN)
 
+    def sniffed(self, stream: int) -> tuple[bytes, bytes] | None:
+        """The first octets of both sides, if they have told that the stream is none of ours."""
+        if self._streams[stream, _FOREIGN] != _BOTH:
+            return None
+        return self._sniffed[stream, 0].tobytes(), self._sniffed[stream, 1].tobytes()
+
     def expect(self, stream: int, side: int, following: int, octets: int, awaited: int) -> None:
         """Let segments of this side pass unseen while they bring, complete and in order, the next
         `octets`, which nobody needs; `following` is the sequence number of the first one (`NOT_KNOWN`:
@@ -123,9 +137,9 @@ class Streams:
         done, filled = 0, 0
         while done < len(packets):
             done, filled, self.count = _scan(
-                headers.ends, headers.rows, packets.time, done, rows, filled, self.count, self._slots,
-                self._keys, self._secret, self._streams, self._sides, self.counters, self.first_packet,
-                packets.first, self._last_time)
+                packets.data, opening.WORDS, headers.ends, headers.rows, packets.time, done, rows, filled,
+                self.count, self._slots, self._keys, self._secret, self._streams, self._sides, self._sniffed,
+                self.counters, self.first_packet, packets.first, self._last_time)
             if done < len(packets):
                 self._grow()
         return Segments(packets, rows[:filled], self)
@@ -136,6 +150,7 @@ class Streams:
         fresh[:, _HEARD] = not self._sparing
         self._streams = np.concatenate((self._streams, fresh))
         self._sides = np.concatenate((self._sides, np.tile(_NEW_SIDE, (self.count, 2, 1))))
+        self._sniffed = np.concatenate((self._sniffed, np.zeros_like(self._sniffed)))
         self._slots = np.full(2 * len(self._keys), _NO_STREAM, np.int32)
         _fill_slots(self._slots, self._keys, self._secret, self.count)
 
@@ -182,6 +197,36 @@ def _count(counters, first, which, packet):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def _is_foreign(data, openings, mine, header, sniffed):  # type: ignore[no-untyped-def]
+    """Whether the first octets of a side stand behind its SYN, are enough, and open no stream of ours;
+    keeps them."""
+    if not mine[_OPENING] & SYN or header[hd.CAPTURED] < _SNIFFED:
+        return False
+    if header[hd.SEQUENCE] != (mine[_BASE] + 1) & 0xFFFFFFFF or header[hd.FLAGS] & SYN:
+        return False
+    at = header[hd.POSITION]
+    word = _be(data, at, 8)
+    for i in range(len(openings)):
+        if word == openings[i]:
+            return False
+    for i in range(_SNIFFED):
+        sniffed[i] = data[at + i]
+    return True
+
+
+@compiled
+def _without_ignored(rows, filled, streams):  # type: ignore[no-untyped-def]
+    """Take out the rows of streams that turned out to be ignored; how many are left."""
+    kept = 0
+    for i in range(filled):
+        if not streams[rows[i, STREAM], _IGNORED]:
+            for j in range(COLUMNS):
+                rows[kept, j] = rows[i, j]
+            kept += 1
+    return kept
+
+
+@compiled
 def _passes(mine, theirs, sequence, acknowledgement, flags, length, captured):  # type: ignore[no-untyped-def]
     """Whether nobody needs a segment, by what `Streams.expect` said of its direction and the other.
     One that is handed on ends that for its own direction: what follows it is no longer known."""
@@ -221,12 +266,13 @@ def _says(mine, theirs, sequence, acknowledgement, flags, length):  # type: igno
 
 
 @compiled
-def _scan(ends, headers, times, done, rows, filled, count, slots, keys, secret, streams, sides,  # type: ignore[no-untyped-def]
-          counters, first, first_packet, last_time):
+def _scan(data, openings, ends, headers, times, done, rows, filled, count, slots, keys, secret,  # type: ignore[no-untyped-def]
+          streams, sides, sniffed, counters, first, first_packet, last_time):
     """Fill `rows` from packet `done` on; stops early when the stream tables are full."""
+    turned_out_foreign = False
     for i in range(done, len(headers)):
         if count == len(keys):
-            return i, filled, count
+            return i, _without_ignored(rows, filled, streams) if turned_out_foreign else filled, count
         time, header = times[i], headers[i]
         if time:
             if time < last_time[0]:
@@ -267,6 +313,11 @@ def _scan(ends, headers, times, done, rows, filled, count, slots, keys, secret, 
         if length and about[_SPOKE] != side:
             about[_SPOKE] = side
             flags |= TURN
+        if length and length == mine[_OCTETS] and _is_foreign(data, openings, mine, header, sniffed[stream, side]):
+            about[_FOREIGN] |= 1 << side
+            if about[_FOREIGN] == _BOTH:
+                about[_IGNORED] = turned_out_foreign = True
+                continue
         if _passes(mine, theirs, sequence, acknowledgement, flags, length, header[hd.CAPTURED]):
             continue
         row = rows[filled]
@@ -274,4 +325,4 @@ def _scan(ends, headers, times, done, rows, filled, count, slots, keys, secret, 
         row[FLAGS], row[POSITION], row[LENGTH], row[PACKET] = flags, header[hd.POSITION], length, i
         row[CAPTURED] = header[hd.CAPTURED]
         filled += 1
-    return len(headers), filled, count
+    return len(headers), _without_ignored(rows, filled, streams) if turned_out_foreign else filled, count

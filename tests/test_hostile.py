@@ -75,6 +75,28 @@ def test_a_port_scan_opens_no_connection(tmp_path: Path, frames: list[tuple[int,
     assert {result.engine.seems(number) for number in range(300)} == {"no data"}
 
 
+@pytest.mark.parametrize("size", [1, 15, 16, 700])
+def test_connections_that_are_told_by_their_first_octets_open_none(
+        size: int, tmp_path: Path, frames: list[tuple[int, bytes]]) -> None:
+    """Both sides say something else at once: numbered, named, nothing kept.  Of a side that says too
+    little at once, or begins like one of ours, more is read."""
+    other = []
+    for i in range(40):
+        wire = Wire(stream.plain(Guest(memory=1)), ports=(1024 + i, 80), mss=size)
+        wire.streams = {"forward": b"GET /a/page HTTP/1.1\r\n" * 900, "back": b"HTTP/1.1 200 OK\r\n" * 9}
+        if i == 7:
+            wire.streams["forward"] = p.LIBXL_HEADER.magic + bytes(19_000)
+        other += list(files.frames(wire))
+    (tmp_path / "x").write_bytes(files.pcap(other + frames))
+    result = read(tmp_path / "x")
+    assert result.engine.streams.count == 41
+    assert [c.number for c in result.engine.ours()] == [7, 40]
+    assert result.framed(40) == Wire(COLO).expected()
+    assert {result.engine.seems(number) for number in range(40) if number != 7} == {"HTTP"}
+    assert (result.engine.streams.sniffed(0) is not None) == (size >= 16)
+    assert result.engine.streams.sniffed(7) is None
+
+
 @pytest.mark.parametrize("first", [0, 1, 2])
 def test_what_precedes_the_first_octet_counts_although_it_is_not_kept(tmp_path: Path, first: int) -> None:
     """A SYN far in front of the octets; the same records wherever a block of packets ends."""
