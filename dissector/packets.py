@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dissector.compiled import compiled
+from dissector.compiled import Octets, Table, compiled, kernel
 from dissector.source import Source, SourceError
 
 BLOCK = 8 << 20
@@ -80,8 +80,9 @@ def _u32(data, p, big):  # type: ignore[no-untyped-def]
     return (a << 24 | b << 16 | c << 8 | d) if big else (d << 24 | c << 16 | b << 8 | a)
 
 
-@compiled
-def _hop_pcap(data, at, end, big, scale, link, out, n):  # type: ignore[no-untyped-def]
+@kernel
+def _hop_pcap(data: Octets, at: int, end: int, big: bool, scale: int, link: int, out: Table,
+              n: int) -> tuple[int, int, int]:
     """Add the packets in data[at:end] to the `n` rows there; returns (rows, next position, why)."""
     while at + 16 <= end:
         if n == out.shape[1]:
@@ -123,8 +124,9 @@ def _nanoseconds(stamp, kind, factor):  # type: ignore[no-untyped-def]
     return np.int64(whole * billion + (((part >> spare) * billion) >> (factor - spare)))
 
 
-@compiled
-def _hop_pcapng(data, at, end, big, interfaces, first, out, n):  # type: ignore[no-untyped-def]
+@kernel
+def _hop_pcapng(data: Octets, at: int, end: int, big: bool, interfaces: Table, first: int, out: Table,
+                n: int) -> tuple[int, int, int]:
     """The same for pcapng, whose section describes `interfaces`, numbered from `first` on; comes back
     (_SPECIAL) at blocks that change what later ones mean."""
     while at + 12 <= end:

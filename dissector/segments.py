@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dissector.compiled import compiled
+from dissector.compiled import Flags, Numbers, Octets, OctetTable, Slots, Table, Words, WordTable, compiled, kernel
 from dissector.packets import NO_PACKET, Packets
 
 LINKS = {0: "BSD loopback", 1: "Ethernet", 12: "raw IP", 14: "raw IP", 101: "raw IP",
@@ -158,8 +158,8 @@ def _slot(slots, keys, secret, a, b, c, d, e):  # type: ignore[no-untyped-def]
     return i
 
 
-@compiled
-def _fill_slots(slots, keys, secret, count):  # type: ignore[no-untyped-def]
+@kernel
+def _fill_slots(slots: Slots, keys: WordTable, secret: Words, count: int) -> None:
     # In order, so that of streams with one key (port reuse) the latest is found.
     for stream in range(count):
         k = keys[stream]
@@ -313,9 +313,11 @@ def _find_tcp(data, link, p, end, wire_end):  # type: ignore[no-untyped-def]
             kind, p = _network(data, link, p, end)
 
 
-@compiled
-def _scan(data, table, done, rows, filled, streams, slots, keys, secret,  # type: ignore[no-untyped-def]
-          base, opening, heard, ignored, frames, octets, counters, first, first_packet, last_time):
+@kernel
+def _scan(data: Octets, table: Table, done: int, rows: Table, filled: int, streams: int, slots: Slots,
+          keys: WordTable, secret: Words, base: Table, opening: OctetTable, heard: Flags, ignored: Flags,
+          frames: Table, octets: Table, counters: Numbers, first: Numbers, first_packet: int,
+          last_time: Numbers) -> tuple[int, int, int]:
     """Fill `rows` from packet `done` on; stops early when the stream tables are full."""
     for i in range(done, table.shape[1]):
         if streams == len(keys):
