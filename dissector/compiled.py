@@ -98,7 +98,7 @@ class _Kernel:
                 continue
             if not kind.fits(value):
                 raise TypeError(f"{self._function.__name__}: {name} is not {kind}")
-            words.append(_Memory.from_buffer(value) if kind.writable else value.ctypes.data)
+            words.append(_Memory.from_buffer(value) if value.flags.writeable else value.ctypes.data)
             words += value.shape
         out = (c_int64 * (1 + results))()
         function(*words, out)

@@ -104,10 +104,11 @@ def _make(function: Function, parameters: dict[str, Array | type], wrapper: str)
 @functools.cache
 def _jitted(function: Function, signature: object = None) -> Any:
     """A function for Numba, which knows compiled functions only as its own."""
-    import numba
-
+    numba: Any = importlib.import_module("numba")
     parts = {name: _jitted(value) for name, value in _globals(function) if _is_part(value)}
-    return numba.njit(signature)(FunctionType(function.__code__, {**function.__globals__, **parts}))
+    copy = FunctionType(function.__code__, {**function.__globals__, **parts}, function.__name__)
+    # Wrappers for those who call it from elsewhere would take a fifth of the time.
+    return numba.njit(signature, no_cpython_wrapper=True, no_cfunc_wrapper=True)(copy)
 
 
 def _is_part(value: object) -> bool:
@@ -144,13 +145,17 @@ def _key(function: Function, wrapper: str) -> bytes:
 
 
 def _described(function: Function) -> list[Any]:
-    """What a function does: byte code, and the constants and parts that it finds in its module."""
+    """What a function does: byte code, and the numbers and parts that it finds in its module."""
     facts: list[Any] = [function.__name__, _code(function.__code__)]
     for name, value in _globals(function):
-        if isinstance(value, np.ndarray):
-            raise TypeError(f"{function.__name__}: {name} is an array; kernels take arrays as arguments")
-        facts.append((name, _described(value) if _is_part(value) else
-                      value.__name__ if isinstance(value, ModuleType) else repr(value)))
+        if _is_part(value):
+            facts.append((name, _described(value)))
+        elif isinstance(value, ModuleType):
+            facts.append((name, value.__name__))
+        elif isinstance(value, (int, float, tuple, np.generic)):
+            facts.append((name, repr(value)))
+        else:
+            raise TypeError(f"{function.__name__}: {name} is no number, tuple, module or compiled function")
     return facts
 
 
