@@ -63,6 +63,19 @@ class File:
         return os.fsencode(self.name).decode("utf-8", "backslashreplace")
 
 
+def _by_stream(rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """The rows of each stream, in their order."""
+    numbers = rows[:, STREAM]
+    if (numbers == numbers[0]).all():
+        yield int(numbers[0]), rows
+        return
+    order = np.argsort(numbers, kind="stable")
+    numbers = numbers[order]
+    bounds = np.flatnonzero(np.diff(numbers, prepend=numbers[0] - 1, append=numbers[-1] + 1))
+    for begin, end in itertools.pairwise(bounds):
+        yield int(numbers[begin]), rows[order[begin:end]]
+
+
 class Engine:
     """Reads captures.  Iterate over `run` for events, in the order in which they are known; look
     at `connections`, `files` and `findings` while or after.
@@ -159,14 +172,9 @@ class Engine:
         rows = segments.rows
         if not len(rows):
             return
-        order = np.argsort(rows[:, STREAM], kind="stable")
-        numbers = rows[order, STREAM]
-        bounds = np.flatnonzero(np.diff(numbers, prepend=numbers[0] - 1, append=numbers[-1] + 1))
         events: list[Record | Sync] = []
-        for begin, end in itertools.pairwise(bounds):
-            number = int(numbers[begin])
+        for number, mine in _by_stream(rows):
             connection = self.connections.get(number) or self._open(number)
-            mine = rows if end - begin == len(rows) else rows[order[begin:end]]
             records = self._feed(connection, segments, mine)
             if self._keeps(connection):
                 events += self._own(records)

@@ -472,7 +472,10 @@ class Framer:
 
     def _look_at_padding(self, shape: _Shape, end: int) -> None:
         """Padding often has a segment of its own, and stands behind contents that are not kept."""
-        at = max(end - -(shape.body_length or 0) % ALIGNMENT, self._starts[0])
+        padding = -(shape.body_length or 0) % ALIGNMENT
+        if not padding:
+            return
+        at = max(end - padding, self._starts[0])
         while at < min(end, self._limit):
             row = self._row(at)
             upto = min(end, int(self._starts[row] + self._run.rows[row, SIZE]))

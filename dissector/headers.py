@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dissector.compiled import compiled
+from dissector.compiled import Numbers, Octets, Table, WordTable, compiled, kernel
 from dissector.packets import NO_PACKET, Packets
 
 LINKS = {0: "BSD loopback", 1: "Ethernet", 12: "raw IP", 14: "raw IP", 101: "raw IP",
@@ -31,10 +31,10 @@ _OPAQUE_TYPES = (0x8847, 0x8848, 0x8864, 0x88E5)
 """Ethertypes: MPLS, PPPoE, MACsec."""
 
 # columns of a packet's headers
-(WHY, DEPTH, SIDE, SEQUENCE, ACKNOWLEDGEMENT, FLAGS, POSITION, LENGTH, CAPTURED) = range(9)
+(SIDE, SEQUENCE, ACKNOWLEDGEMENT, FLAGS, POSITION, LENGTH, CAPTURED, WHY, DEPTH) = range(9)
 COLUMNS = 9
 
-RST = 4
+FIN, SYN, RST, ACK = 1, 2, 4, 16
 
 
 @dataclass(slots=True)
@@ -200,8 +200,9 @@ def _find_tcp(data, link, p, end, wire_end):  # type: ignore[no-untyped-def]
             kind, p = _network(data, link, p, end)
 
 
-@compiled
-def _parse(data, position, captured, wire, links, ends, rows):  # type: ignore[no-untyped-def]
+@kernel
+def _parse(data: Octets, position: Numbers, captured: Numbers, wire: Numbers, links: Numbers, ends: WordTable,
+           rows: Table) -> None:
     """Fill a row of both for each packet."""
     for i in range(len(position)):
         row, key = rows[i], ends[i]

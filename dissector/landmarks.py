@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dissector import fields
-from dissector.compiled import compiled
+from dissector.compiled import Flags, Numbers, Octets, Table, WordTable, compiled, kernel
 from dissector.fields import BIG_ENDIAN, HEADER_SIZE, LITTLE_ENDIAN
 from dissector.protocol import (
     ARRAY,
@@ -144,8 +144,9 @@ def _named(rows: np.ndarray) -> Iterator[Landmark]:
             yield Landmark(direction, state, order, offset, not _KINDS[kind, _CHAINED])
 
 
-@compiled
-def _scan(rows, starts, data, kept, begin, kinds, sizes, magics, first, out):  # type: ignore[no-untyped-def]
+@kernel
+def _scan(rows: Table, starts: Numbers, data: Octets, kept: Octets, begin: int, kinds: Table, sizes: Table,
+          magics: WordTable, first: Flags, out: Table) -> tuple[int, int]:
     """Slide a window of 16 octets over the run, and note where a record may begin."""
     found, have, upto = 0, 0, begin
     older, newer = np.uint64(0), np.uint64(0)

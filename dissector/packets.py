@@ -6,7 +6,6 @@ Formats: draft-ietf-opsawg-pcap and draft-ietf-opsawg-pcapng.
 
 from __future__ import annotations
 
-import copy
 import itertools
 import struct
 from collections.abc import Generator, Iterator
@@ -14,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dissector.compiled import compiled
+from dissector.compiled import Octets, Table, compiled, kernel
 from dissector.source import Source, SourceError
 
-BLOCK = 2 << 20
+BLOCK = 4 << 20
 """Octets read at a time; a packet or pcapng block longer than this is skipped or refused.  So few stay
 in a processor's cache until they have been looked at."""
 AHEAD = 4
@@ -84,8 +83,9 @@ def _u32(data, p, big):  # type: ignore[no-untyped-def]
     return (a << 24 | b << 16 | c << 8 | d) if big else (d << 24 | c << 16 | b << 8 | a)
 
 
-@compiled
-def _hop_pcap(data, at, end, big, scale, link, out, n):  # type: ignore[no-untyped-def]
+@kernel
+def _hop_pcap(data: Octets, at: int, end: int, big: bool, scale: int, link: int, out: Table,
+              n: int) -> tuple[int, int, int]:
     """Add the packets in data[at:end] to the `n` rows there; returns (rows, next position, why)."""
     while at + 16 <= end:
         if n == out.shape[1]:
@@ -127,8 +127,9 @@ def _nanoseconds(stamp, kind, factor):  # type: ignore[no-untyped-def]
     return np.int64(whole * billion + (((part >> spare) * billion) >> (factor - spare)))
 
 
-@compiled
-def _hop_pcapng(data, at, end, big, interfaces, first, out, n):  # type: ignore[no-untyped-def]
+@kernel
+def _hop_pcapng(data: Octets, at: int, end: int, big: bool, interfaces: Table, first: int, out: Table,
+                n: int) -> tuple[int, int, int]:
     """The same for pcapng, whose section describes `interfaces`, numbered from `first` on; comes back
     (_SPECIAL) at blocks that change what later ones mean."""
     while at + 12 <= end:
@@ -201,6 +202,7 @@ class Container:
         self.kind = ""
         self.fault: str | None = None
         self.packets = 0
+        self.full = False
         self.skip = 0
         self.interfaces: list[tuple[int, int]] = []
         """(link type, snap length) of each interface described so far, over all sections."""
@@ -223,14 +225,16 @@ class Container:
     def snapshot(self) -> Container:
         """A copy that can read on from the same place in the same file."""
         # Tables are shared: they only grow, and both copies write the same rows into them.
-        twin = copy.copy(self)
+        twin = object.__new__(Container)
+        twin.__dict__ |= self.__dict__
         twin._dropped = {}
         return twin
 
     def take(self, data: np.ndarray, at: int, end: int) -> tuple[Packets, int]:
-        """Packets of data[at:end], at most `ROWS`, and the position behind the last one."""
+        """Packets of data[at:end], at most `ROWS`, and the position behind the last one; `full` tells
+        whether there are more."""
         out = np.empty((6, ROWS), np.int64)
-        rows = 0
+        rows, self.full = 0, False
         if not self.kind:
             at = self._open(data, at, end)
         while self.kind and not self.fault:
@@ -241,6 +245,7 @@ class Container:
                                             self._described - self._interfaces, out, rows)
             if why == _DAMAGED:
                 self.fault = f"no packet stands at octet {{offset}} behind packet {self.packets + rows}"
+            self.full = why == _FULL
             if why != _SPECIAL:
                 break
             moved = self._special(data, at, end)
@@ -387,7 +392,7 @@ class Reader:
                     packets.first, packets.start, packets.container = self._next, start, before
                     self._next += len(packets)
                     yield packets
-                if not moved or container.fault:
+                if not (container.full and moved) or container.fault:
                     break
             self.position += at
             full, buffer = buffer, next(buffers)

@@ -9,22 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dissector.fields import padded
+from dissector.headers import CAPTURED, FLAGS, LENGTH, POSITION, SEQUENCE, SIDE, SYN
 from dissector.packets import Reader
 from dissector.protocol import BODY_LENGTH_MAX
 from dissector.record import COMPLETE, Record
-from dissector.segments import (
-    CAPTURED,
-    FLAGS,
-    LENGTH,
-    PACKET,
-    POSITION,
-    SEQUENCE,
-    SIDE,
-    STREAM,
-    SYN,
-    Segments,
-    Streams,
-)
+from dissector.segments import PACKET, STREAM, Segments, Streams
 from dissector.source import Source
 
 if TYPE_CHECKING:

@@ -7,24 +7,11 @@ from __future__ import annotations
 import numpy as np
 
 from dissector.checksum import restore, worth
-from dissector.compiled import compiled
-from dissector.headers import _be, _inner, _network, _transport
+from dissector.compiled import Flags, Numbers, OctetBuffer, Slots, Table, Words, WordTable, compiled, kernel
+from dissector.headers import CAPTURED, FLAGS, POSITION, SEQUENCE, SYN, _be, _inner, _network, _transport
 from dissector.packets import Packets
 from dissector.recall import signed
-from dissector.segments import (
-    CAPTURED,
-    FLAGS,
-    PACKET,
-    POSITION,
-    SEQUENCE,
-    STREAM,
-    SYN,
-    Segments,
-    Streams,
-    _fill_slots,
-    _slot,
-    secret_numbers,
-)
+from dissector.segments import PACKET, STREAM, Segments, Streams, _fill_slots, _slot, secret_numbers
 from dissector.streams import FRAME, GIVEN, HOLE, OFFSET, Stream
 
 # columns of a range
@@ -96,12 +83,13 @@ class Rewriter:
         payload[segments.rows[:, PACKET]] = segments.rows[:, CAPTURED]
         taken = self._taken(segments)
         table = np.stack((packets.position, packets.captured, packets.wire, packets.link, payload))
+        layers, links = np.empty((_DEPTH, 7), np.int64), np.empty((_DEPTH + 1, 2), np.int64)
         done, at = 0, 0
         while done < len(packets):
             done, at, self._known = _rewrite(
                 packets.data, table, done, stays, is_tcp, is_ours, taken, at, self._bounds, self._ranges,
                 self._anonymise, self._known, self._addresses, self._names, self._named, self._slots,
-                self._secret, self.counts)
+                self._secret, self.counts, layers, links)
             if done < len(packets):
                 self._grow()
         return stays
@@ -302,12 +290,13 @@ def _rename_link(data, p, link, anonymise, known, addresses, names, named, slots
     return known
 
 
-@compiled
-def _rewrite(data, table, done, stays, is_tcp, is_ours, taken, t, bounds, ranges, anonymise,  # type: ignore[no-untyped-def]
-             known, addresses, names, named, slots, secret, counts):
+@kernel
+def _rewrite(data: OctetBuffer, table: Table, done: int, stays: Flags, is_tcp: Flags, is_ours: Flags, taken: Table,
+             t: int, bounds: Numbers, ranges: Table, anonymise: bool, known: int, addresses: WordTable,
+             names: Numbers, named: Numbers, slots: Slots, secret: Words, counts: Table, layers: Table,
+             links: Table) -> tuple[int, int, int]:
     """From packet `done` and row `t` of `taken` on; stops early when the table of addresses may get
     full."""
-    layers, links = np.empty((_DEPTH, 7), np.int64), np.empty((_DEPTH + 1, 2), np.int64)
     for i in range(done, table.shape[1]):
         if known + _NEW_MAX > len(addresses):
             return i, t, known

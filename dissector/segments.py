@@ -4,21 +4,52 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from dataclasses import dataclass
 
 import numpy as np
 
-from dissector import headers as hd
 from dissector import opening
-from dissector.compiled import compiled
-from dissector.headers import CLOCK_BACK, COUNTERS, RST, STEP_BACK, TUNNELLED, Headers, _be, parse
+from dissector.compiled import (
+    Numbers,
+    Octets,
+    OctetTables,
+    Slots,
+    Table,
+    Tables,
+    Words,
+    WordTable,
+    compiled,
+    kernel,
+)
+from dissector.headers import (
+    ACK,
+    ACKNOWLEDGEMENT,
+    CAPTURED,
+    CLOCK_BACK,
+    COUNTERS,
+    DEPTH,
+    FIN,
+    FLAGS,
+    LENGTH,
+    POSITION,
+    RST,
+    SEQUENCE,
+    SIDE,
+    STEP_BACK,
+    SYN,
+    TUNNELLED,
+    WHY,
+    Headers,
+    _be,
+    parse,
+)
 from dissector.packets import Packets
 
-# columns of a segment
-(STREAM, SIDE, SEQUENCE, ACKNOWLEDGEMENT, FLAGS, POSITION, LENGTH, CAPTURED, PACKET) = range(9)
+# columns of a segment: SIDE to CAPTURED as those of its headers, and
+STREAM, PACKET = 7, 8
 COLUMNS = 9
 
-FIN, SYN, ACK = 1, 2, 16
 TURN = 1 << 16
 """In FLAGS: the octets before this segment's were the other side's, or there were none."""
 
@@ -157,7 +188,7 @@ class Streams:
 
 def secret_numbers() -> np.ndarray:
     """What makes a table of hashes one whose collisions nobody can prepare (uint64)."""
-    return np.random.default_rng().integers(1 << 64, size=10, dtype=np.uint64)
+    return np.frombuffer(os.urandom(80), np.uint64)
 
 
 @compiled
@@ -181,8 +212,8 @@ def _slot(slots, keys, secret, a, b, c, d, e):  # type: ignore[no-untyped-def]
     return i
 
 
-@compiled
-def _fill_slots(slots, keys, secret, count):  # type: ignore[no-untyped-def]
+@kernel
+def _fill_slots(slots: Slots, keys: WordTable, secret: Words, count: int) -> None:
     # In order, so that of streams with one key (port reuse) the latest is found.
     for stream in range(count):
         k = keys[stream]
@@ -200,11 +231,11 @@ def _count(counters, first, which, packet):  # type: ignore[no-untyped-def]
 def _is_foreign(data, openings, mine, header, sniffed):  # type: ignore[no-untyped-def]
     """Whether the first octets of a side stand behind its SYN, are enough, and open no stream of ours;
     keeps them."""
-    if not mine[_OPENING] & SYN or header[hd.CAPTURED] < _SNIFFED:
+    if not mine[_OPENING] & SYN or header[CAPTURED] < _SNIFFED:
         return False
-    if header[hd.SEQUENCE] != (mine[_BASE] + 1) & 0xFFFFFFFF or header[hd.FLAGS] & SYN:
+    if header[SEQUENCE] != (mine[_BASE] + 1) & 0xFFFFFFFF or header[FLAGS] & SYN:
         return False
-    at = header[hd.POSITION]
+    at = header[POSITION]
     word = _be(data, at, 8)
     for i in range(len(openings)):
         if word == openings[i]:
@@ -265,9 +296,11 @@ def _says(mine, theirs, sequence, acknowledgement, flags, length):  # type: igno
     return says
 
 
-@compiled
-def _scan(data, openings, ends, headers, times, done, rows, filled, count, slots, keys, secret,  # type: ignore[no-untyped-def]
-          streams, sides, sniffed, counters, first, first_packet, last_time):
+@kernel
+def _scan(data: Octets, openings: Words, ends: WordTable, headers: Table, times: Numbers, done: int, rows: Table,
+          filled: int, count: int, slots: Slots, keys: WordTable, secret: Words, streams: Table, sides: Tables,
+          sniffed: OctetTables, counters: Numbers, first: Numbers, first_packet: int,
+          last_time: Numbers) -> tuple[int, int, int]:
     """Fill `rows` from packet `done` on; stops early when the stream tables are full."""
     turned_out_foreign = False
     for i in range(done, len(headers)):
@@ -279,13 +312,13 @@ def _scan(data, openings, ends, headers, times, done, rows, filled, count, slots
                 _count(counters, first, CLOCK_BACK, first_packet + i)
                 counters[STEP_BACK] = max(counters[STEP_BACK], last_time[0] - time)
             last_time[0] = time
-        if header[hd.DEPTH]:
+        if header[DEPTH]:
             _count(counters, first, TUNNELLED, first_packet + i)
-        if header[hd.WHY] >= 0:
-            _count(counters, first, header[hd.WHY], first_packet + i)
+        if header[WHY] >= 0:
+            _count(counters, first, header[WHY], first_packet + i)
             continue
-        side, flags, length = header[hd.SIDE], header[hd.FLAGS], header[hd.LENGTH]
-        sequence, acknowledgement = header[hd.SEQUENCE], header[hd.ACKNOWLEDGEMENT]
+        side, flags, length = header[SIDE], header[FLAGS], header[LENGTH]
+        sequence, acknowledgement = header[SEQUENCE], header[ACKNOWLEDGEMENT]
         a, b, c, d, e = ends[i, 0], ends[i, 1], ends[i, 2], ends[i, 3], ends[i, 4]
         slot = _slot(slots, keys, secret, a, b, c, d, e)
         stream = np.int64(slots[slot])
@@ -318,11 +351,11 @@ def _scan(data, openings, ends, headers, times, done, rows, filled, count, slots
             if about[_FOREIGN] == _BOTH:
                 about[_IGNORED] = turned_out_foreign = True
                 continue
-        if _passes(mine, theirs, sequence, acknowledgement, flags, length, header[hd.CAPTURED]):
+        if _passes(mine, theirs, sequence, acknowledgement, flags, length, header[CAPTURED]):
             continue
         row = rows[filled]
-        row[STREAM], row[SIDE], row[SEQUENCE], row[ACKNOWLEDGEMENT] = stream, side, sequence, acknowledgement
-        row[FLAGS], row[POSITION], row[LENGTH], row[PACKET] = flags, header[hd.POSITION], length, i
-        row[CAPTURED] = header[hd.CAPTURED]
+        for column in range(STREAM):
+            row[column] = header[column]
+        row[FLAGS], row[STREAM], row[PACKET] = flags, stream, i
         filled += 1
     return len(headers), _without_ignored(rows, filled, streams) if turned_out_foreign else filled, count

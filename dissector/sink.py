@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from dissector.compiled import compiled
+from dissector.compiled import OctetBuffer, Octets, Table, compiled, kernel
 from dissector.packets import (
     _EPB,
     _IDB,
@@ -56,8 +56,8 @@ class Sink:
             stays = stays & (packets.interface >= 0)
         else:
             stays = stays & ((packets.interface >= 0) | (packets.link == NO_PACKET))
-        table = np.stack((packets.position, packets.captured, packets.wire, packets.time,
-                          packets.interface))[:, stays]
+        columns = packets.position, packets.captured, packets.wire, packets.time, packets.interface
+        table = np.stack([column[stays] for column in columns])
         out = np.empty(int(table[1].sum()) + 36 * table.shape[1], np.uint8)
         end = (_pcap if container.kind == "pcap" else _pcapng)(packets.data, table, out)
         self._file.write(out[:end].data)
@@ -112,8 +112,8 @@ def _copy(data, p, size, out, at):  # type: ignore[no-untyped-def]
     return at + size
 
 
-@compiled
-def _pcap(data, table, out):  # type: ignore[no-untyped-def]
+@kernel
+def _pcap(data: Octets, table: Table, out: OctetBuffer) -> int:
     """Packet records into `out`; returns the end."""
     at = 0
     for i in range(table.shape[1]):
@@ -126,8 +126,8 @@ def _pcap(data, table, out):  # type: ignore[no-untyped-def]
     return at
 
 
-@compiled
-def _pcapng(data, table, out):  # type: ignore[no-untyped-def]
+@kernel
+def _pcapng(data: Octets, table: Table, out: OctetBuffer) -> int:
     """Packet blocks into `out`; returns the end."""
     at = 0
     for i in range(table.shape[1]):

@@ -12,25 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dissector.compiled import compiled
-from dissector.headers import RST
-from dissector.segments import (
-    ACK,
-    ACKNOWLEDGEMENT,
-    CAPTURED,
-    COLUMNS,
-    FIN,
-    FLAGS,
-    LENGTH,
-    NOT_KNOWN,
-    PACKET,
-    POSITION,
-    SEQUENCE,
-    SIDE,
-    SILENT,
-    SYN,
-    Segments,
-)
+from dissector.compiled import Numbers, Table, Tables, compiled, kernel
+from dissector.headers import ACK, ACKNOWLEDGEMENT, CAPTURED, FIN, FLAGS, LENGTH, POSITION, RST, SEQUENCE, SIDE, SYN
+from dissector.segments import COLUMNS, NOT_KNOWN, PACKET, SILENT, Segments
 
 GRACE = 3_000_000_000
 """ns for which a hole that an ACK covers may still be filled: captures on several queues show an
@@ -273,8 +257,9 @@ class Stream:
         self._acks = acks[:, :int(self._state[:, _ACKS].max())].copy()
 
 
-@compiled
-def _assemble(rows, times, first, state, held, acks, out, final, limit):  # type: ignore[no-untyped-def]
+@kernel
+def _assemble(rows: Table, times: Numbers, first: int, state: Table, held: Tables, acks: Tables, out: Tables,
+              final: bool, limit: int) -> None:
     """Run the segments of one connection through both directions' states, in capture order."""
     for s in range(2):
         state[s, _OUT] = 0
@@ -363,7 +348,7 @@ def _set_origin(mine, held, sequence):  # type: ignore[no-untyped-def]
     for i in range(mine[_HELD]):
         offset = held[i, OFFSET] + shift
         if 0 <= offset < WINDOW:
-            held[kept] = held[i]
+            _copy_range(held, i, kept)
             held[kept, OFFSET] = offset
             kept += 1
         else:  # not of the connection that this SYN opens
@@ -372,6 +357,12 @@ def _set_origin(mine, held, sequence):  # type: ignore[no-untyped-def]
     mine[_HELD] = kept
     mine[_HIGH] = held[kept - 1, OFFSET] + held[kept - 1, SIZE] if kept else 0
     mine[_ORIGIN], mine[_NEXT], mine[_STATE] = sequence, 0, _RUNNING
+
+
+@compiled
+def _copy_range(held, source, target):  # type: ignore[no-untyped-def]
+    for column in range(RANGE_COLUMNS):
+        held[target, column] = held[source, column]
 
 
 @compiled
@@ -409,7 +400,7 @@ def _hold(mine, held, offset, length, captured, position, frame, time):  # type:
             continue
         size = (min(end, held[i, OFFSET]) if i < n else end) - at
         for j in range(n, i, -1):
-            held[j] = held[j - 1]
+            _copy_range(held, j - 1, j)
         skip = at - offset
         row = held[i]
         row[OFFSET], row[SIZE], row[PLACE] = at, size, position + skip
@@ -445,7 +436,7 @@ def _forget(mine, held, count):  # type: ignore[no-untyped-def]
     """Close up behind the first ranges, which have been handed on."""
     if count:
         for j in range(count, mine[_HELD]):
-            held[j - count] = held[j]
+            _copy_range(held, j, j - count)
         mine[_HELD] -= count
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from dissector.segments import FLAGS, PACKET, TURN, Segments
+from dissector.headers import FLAGS
+from dissector.segments import PACKET, TURN, Segments
 
 _KEPT = 1 << 13
 """Turns that are remembered: those of the octets that wait behind a hole, and far more."""

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+from dissector.headers import CAPTURED, LENGTH, POSITION
 from dissector.packets import Packets, Reader
-from dissector.segments import CAPTURED, LENGTH, PACKET, POSITION, Streams
+from dissector.segments import PACKET, Streams
 from dissector.source import Source, SourceError
 from fuzz.memory_file import named
 

@@ -8,8 +8,9 @@ import struct
 
 import numpy as np
 
+from dissector.headers import SEQUENCE, SIDE, SYN
 from dissector.packets import Packets
-from dissector.segments import COLUMNS, SEQUENCE, SIDE, SYN, Segments, Streams
+from dissector.segments import COLUMNS, Segments, Streams
 from dissector.streams import FRAME, GIVEN, HOLE, OFFSET, SIZE, TIME, Run, Stream
 
 _SEGMENT = struct.Struct("<BBhBBhI")

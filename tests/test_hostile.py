@@ -19,20 +19,10 @@ from dissector import protocol as p
 from dissector.errors import CannotDo
 from dissector.explain import explain
 from dissector.fields import LITTLE_ENDIAN, words
+from dissector.headers import ACK, CAPTURED, FLAGS, LENGTH, SEQUENCE, SYN
 from dissector.packets import Packets, Reader
 from dissector.record import Record
-from dissector.segments import (
-    ACK,
-    CAPTURED,
-    COLUMNS,
-    FLAGS,
-    LENGTH,
-    PACKET,
-    SEQUENCE,
-    SYN,
-    Segments,
-    Streams,
-)
+from dissector.segments import COLUMNS, PACKET, Segments, Streams
 from dissector.source import Source, _zstd
 from dissector.streams import OFFSET, SIZE, Stream
 from tests.helpers import read
