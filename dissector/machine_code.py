@@ -9,6 +9,7 @@ runs: the guard around the kernel keeps exceptions, and with them the interprete
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -90,11 +91,12 @@ def _make(function: Function, parameters: dict[str, Array | type], wrapper: str)
     entry = numba.cfunc(types.void(*outer, types.CPointer(types.int64)))(names["entry"])
     module = binding.parse_assembly(entry.inspect_llvm())
     module.get_function(entry.native_name).name = _SYMBOL
-    wanted = [f.name for f in module.functions if f.is_declaration and f.name.startswith(("NRT_", "numba_", "Py"))]
-    if wanted := sorted(set(wanted) - {_DESTRUCTOR}):
+    wanted = [f.name for f in module.functions if f.is_declaration and f.name != _DESTRUCTOR
+              and f.name.startswith(("NRT_", "numba_", "Py"))]
+    if wanted:
         raise TypeError(f"{function.__name__} cannot run without Numba ({', '.join(wanted)}): it makes an array, or "
                         "copies one into another where their shapes may differ")
-    # Its place in memory is not known yet, nor is it near that of the C library.
+    # Position-independent: its place in memory is another one each time.
     machine = binding.Target.from_triple(binding.get_process_triple()).create_target_machine(
         cpu=binding.get_host_cpu_name(), features=binding.get_host_cpu_features().flatten(), opt=3, reloc="pic",
         codemodel="small")
@@ -221,4 +223,5 @@ def _write(function: Function, key: bytes, code: bytes) -> None:
                     old.unlink(missing_ok=True)
             return
         except OSError:
-            continue
+            with contextlib.suppress(OSError):
+                new.unlink()
