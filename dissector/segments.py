@@ -188,7 +188,7 @@ class Streams:
 
 def secret_numbers() -> np.ndarray:
     """What makes a table of hashes one whose collisions nobody can prepare (uint64)."""
-    return np.frombuffer(os.urandom(80), np.uint64)
+    return np.frombuffer(bytearray(os.urandom(80)), np.uint64)
 
 
 @compiled
