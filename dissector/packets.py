@@ -16,7 +16,7 @@ import numpy as np
 from dissector.compiled import Octets, Table, compiled, kernel
 from dissector.source import Source, SourceError
 
-BLOCK = 4 << 20
+BLOCK = 8 << 20
 """Octets read at a time; a packet or pcapng block longer than this is skipped or refused.  So few stay
 in a processor's cache until they have been looked at."""
 AHEAD = 4
