@@ -9,6 +9,7 @@ import ipaddress
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 from dissector.source import _zstd
 from tests.synthesiser.wire import Wire
@@ -155,10 +156,10 @@ def write(path: Path, wires: Wire | Sequence[Wire], link: str = "ethernet") -> P
     return path
 
 
-def opened(path: Path) -> io.BufferedIOBase:
-    """A file for writing that compresses if its name says so."""
+def opened(path: Path, mode: Literal["rb", "wb"] = "wb") -> io.BufferedIOBase:
+    """A file that compresses and decompresses if its name says so."""
     if path.suffix == ".gz":
-        return gzip.open(path, "wb", compresslevel=1)
+        return gzip.open(path, mode, compresslevel=1)
     if path.suffix == ".zst":
-        return _zstd().open(path, "wb")
-    return path.open("wb")
+        return _zstd().open(path, mode)
+    return path.open(mode)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,24 +20,38 @@ _HEADERS = {4: 20, 6: 40}
 """Octets of an IP header in front of TCP."""
 
 
-def write(path: Path, parts: Sequence[tuple[Sequence[Wire], int]], link: str = "ethernet") -> None:
-    """A capture of these parts, one behind the other, each as many times as it says.
+class Written(NamedTuple):
+    """What is in a large capture."""
 
-    The wires of a part are its connections; the same place in another part is the same connection,
-    which goes on there.  The name's ending tells the format and the compression, as in `files.write`.
+    size: int
+    """Octets, not compressed."""
+    packets: int
+    copies: int
+    """How often the period stands there."""
+
+
+def write(path: Path, opening: Sequence[Wire], period: Sequence[Wire], size: int, *, end: Sequence[Wire] = (),
+          link: str = "ethernet") -> Written:
+    """A capture of `opening`, then `period` as often as makes about `size` octets, at least once, then `end`.
+
+    The same place in each of the three is the same connection, which goes on there.  The name's ending
+    tells the format and the compression, as in `files.write`.
     """
     ng = ".pcapng" in path.name
-    periods = [(Period(wires, link, ng), copies) for wires, copies in parts if copies]
-    done = np.zeros((max(len(wires) for wires, _ in parts), 2), np.int64)
+    first, again, last = (Period(wires, link, ng) for wires in (opening, period, end))
+    copies = max(round((size - first.size - last.size) / again.size), 1)
+    parts = [first] * bool(opening) + [again] * copies + [last] * bool(end)
+    done = np.zeros((max(map(len, (opening, period, end))), 2), np.int64)
+    time = parts[0].begin
     with files.opened(path) as out:
         start = files.pcapng if ng else files.pcap
-        out.write(start([], files.LINKTYPES[link]))
-        time = periods[0][0].begin
-        for period, copies in periods:
-            for _ in range(copies):
-                out.write(period.at(time, done))
-                time += period.duration
-                done[:len(period.lengths)] += period.lengths
+        written = out.write(start([], files.LINKTYPES[link]))
+        for part in parts:
+            out.write(part.at(time, done))
+            written += part.size
+            time += part.duration
+            done[:len(part.lengths)] += part.lengths
+    return Written(written, sum(part.packets for part in parts), copies)
 
 
 class Period:
@@ -53,6 +68,8 @@ class Period:
         packets = [make(*frames[at]) for at in order]
         starts = np.cumsum([0, *(len(packet) for packet in packets)])
         self.packets, self.size = len(packets), int(starts[-1])
+        if not packets:
+            return
         self.lengths = np.array([[len(wire.streams[d]) for d in DIRECTIONS] for wire in wires])
         self._octets = np.frombuffer(bytearray().join(packets), np.uint8)
 
