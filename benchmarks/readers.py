@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -26,17 +27,19 @@ with open(sys.argv[1], "rb") as file:
 COLOSCOPE = str(Path(sys.executable).parent / "coloscope")
 TCPDUMP, CAT, CAPINFOS = "tcpdump", "cat", "capinfos"
 PIGZ, ZSTD = "pigz", "zstd"
+_DPKT_READER = "dpkt, Ethernet()"
 
 _COMMANDS = {
     CAT: ["cat"],
     TCPDUMP: ["tcpdump", "-w", "/dev/null", "-r"],
     CAPINFOS: ["capinfos"],
     "tshark with xen_migration.lua": ["tshark", "-X", f"lua_script:{ROOT / 'lua' / 'xen_migration.lua'}", "-r"],
-    "dpkt, Ethernet()": [sys.executable, "-c", _DPKT],
+    _DPKT_READER: [sys.executable, "-c", _DPKT],
     "scapy, PcapReader": [sys.executable, "-c", _SCAPY],
     PIGZ: ["pigz", "-dc"],
     ZSTD: ["zstd", "-qdc"],
 }
+_MODULES = {_DPKT_READER: "dpkt"}
 SLOW = tuple(name for name in _COMMANDS if " " in name)
 """Those that take minutes on a large capture."""
 
@@ -53,4 +56,5 @@ def command(name: str, capture: Path) -> list[str]:
 
 def there(name: str) -> bool:
     """Is it installed?"""
-    return shutil.which(_COMMANDS[name][0]) is not None
+    module = _MODULES.get(name)
+    return shutil.which(_COMMANDS[name][0]) is not None and (module is None or find_spec(module) is not None)

@@ -7,7 +7,7 @@ import datetime
 import io
 import os
 import platform
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Mapping
 
 from rich import box
 from rich.console import Console
@@ -18,21 +18,22 @@ from benchmarks.results import GIGABYTE, Results
 
 _WIDE = 130
 """Columns of text in a pipe or a file, where nothing folds."""
+_MET = {None: "not measured", True: "yes", False: "no"}
 
 
-def show(results: Results, skipped: Collection[str], rounds: int) -> None:
+def show(results: Results, left_out: Mapping[str, str], rounds: int) -> None:
     """Print everything."""
     console = Console()
     if console.is_terminal:
-        _print(console, results, skipped, rounds)
+        _print(console, results, left_out, rounds)
     else:
         plain = Console(file=io.StringIO(), width=_WIDE)
-        _print(plain, results, skipped, rounds)
+        _print(plain, results, left_out, rounds)
         lines = plain.file.getvalue().splitlines()  # type: ignore[attr-defined]
         console.file.write("".join(line.rstrip() + "\n" for line in lines))
 
 
-def _print(console: Console, results: Results, skipped: Collection[str], rounds: int) -> None:
+def _print(console: Console, results: Results, left_out: Mapping[str, str], rounds: int) -> None:
     def say(text: str) -> None:
         console.print(Text(text))
 
@@ -46,8 +47,8 @@ def _print(console: Console, results: Results, skipped: Collection[str], rounds:
     if (octets := results.octets_per_record()) is not None:
         say(f"memory: {octets:.0f} octets for each record more")
     console.print(_targets(results))
-    for name in sorted(skipped):
-        say(f"{name} was not found: left out")
+    for name, why in left_out.items():
+        say(f"{name} is left out: {why}")
 
 
 def _machine() -> str:
@@ -100,8 +101,7 @@ def _readers(results: Results) -> Table:
 
 
 def _targets(results: Results) -> Table:
-    table = _table("what is wanted", ("", ), ("at most", "measured", "", "met"))
+    table = _table("what is wanted", ("",), ("at most", "measured", "", "met"))
     for target in results.targets():
-        met = "not measured" if target.figure is None else "yes" if target.figure <= target.limit else "no"
-        table.add_row(target.text, f"{target.limit:g}", _number(target.figure), target.unit, met)
+        table.add_row(target.text, f"{target.limit:g}", _number(target.figure), target.unit, _MET[target.met])
     return table

@@ -66,13 +66,16 @@ class Target(NamedTuple):
     figure: float | None
     """None: not measured."""
 
+    @property
+    def met(self) -> bool | None:
+        """None: not measured."""
+        return None if self.figure is None else self.figure <= self.limit
+
 
 @dataclass
 class Results:
     """All that was measured."""
 
-    main: int
-    """MB of the captures that are compared."""
     startup: dict[str, Usage]
     rows: list[Measured] = field(default_factory=list)
     readers: list[tuple[str, int, Usage]] = field(default_factory=list)

@@ -61,12 +61,13 @@ class Bench:
     plan: Plan
     console: Console
     """For progress."""
-    skipped: set[str] = field(default_factory=set)
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Programs that were not measured, and why."""
 
     def run(self, only: Collection[str]) -> Results:
         """Measure everything, or `only` these captures and readers."""
         plan = self.plan
-        results = Results(plan.main, self.startup())
+        results = Results(self.startup())
         with self.capture(BASE, plan.main) as (path, contents):
             base = self.measure(BASE, path, contents, others=(readers.CAT,))
             results.rows.append(base)
@@ -131,13 +132,17 @@ class Bench:
         found = []
         for name in self.there(*names):
             with self.console.status(f"{name}: {size / 1e6:.0f} MB, once"):
-                found.append((name, size, run(readers.command(name, path))))
+                try:
+                    found.append((name, size, run(readers.command(name, path))))
+                except RunError as error:
+                    self.left_out[name] = str(error)
         return found
 
     def there(self, *names: str) -> list[str]:
         """Those of these programs that are installed."""
-        self.skipped |= {name for name in names if not readers.there(name)}
-        return [name for name in names if readers.there(name)]
+        missing = {name: "not found" for name in names if not readers.there(name)}
+        self.left_out |= missing
+        return [name for name in names if name not in missing]
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -162,7 +167,7 @@ def main(quick: bool, only: tuple[str, ...], folder: Path) -> None:
             results = bench.run(only)
         except RunError as error:
             raise click.ClickException(str(error)) from error
-    report.show(results, bench.skipped, plan.rounds)
+    report.show(results, bench.left_out, plan.rounds)
 
 
 if __name__ == "__main__":
