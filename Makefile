@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-# Two commands set everything up: `make demo` and `make test`.
+# Commands that set up all that they need: `make demo`, `make test`, `make bench`.
 
 VENV   := .venv
 PYTHON := $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11,\
@@ -7,16 +7,22 @@ PYTHON := $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 pytho
 BIN    := $(VENV)/bin
 DEMO   := pcaps/colo-hvm-fast.A.pcap.zst
 
-# Programs that only the tests need, and the Debian packages that have them.
-PROGRAMS := tshark:tshark dumpcap:wireshark-common tcpdump:tcpdump ip:iproute2 editcap:wireshark-common \
-            luacheck:lua-check luac5.1:lua5.1 luac5.2:lua5.2 luac5.3:lua5.3 luac5.4:lua5.4
+# Programs that only the tests or the benchmark need, and the Debian packages that have them.
+programs: PROGRAMS := \
+  tshark:tshark dumpcap:wireshark-common tcpdump:tcpdump ip:iproute2 editcap:wireshark-common \
+  luacheck:lua-check luac5.1:lua5.1 luac5.2:lua5.2 luac5.3:lua5.3 luac5.4:lua5.4
+bench-programs: PROGRAMS := \
+  tshark:tshark capinfos:wireshark-common tcpdump:tcpdump pigz:pigz zstd:zstd
 APT      := $(if $(filter 0,$(shell id -u)),,sudo) env DEBIAN_FRONTEND=noninteractive apt-get
 
 # Seconds for which `make fuzz` fuzzes each of its harnesses.
 FUZZ_SECONDS := 600
 HARNESSES    := reader streams framing scapy_layer capture
 
-.PHONY: demo test lint fuzz programs clean
+# What `make bench` is told, for instance --quick, --only NAME, --folder PLACE.
+BENCH :=
+
+.PHONY: demo test lint fuzz bench programs bench-programs clean
 
 demo: $(VENV)/ready
 	@echo
@@ -41,7 +47,10 @@ fuzz: $(VENV)/ready-for-tests
 	  $(BIN)/python -m fuzz $$harness -max_total_time=$(FUZZ_SECONDS) -timeout=60 || exit 1; \
 	done
 
-programs:
+bench: $(VENV)/ready-for-bench bench-programs
+	@$(BIN)/python -m benchmarks.speed $(BENCH)
+
+programs bench-programs:
 	@missing="$(foreach p,$(PROGRAMS),$$(command -v $(firstword $(subst :, ,$(p))) >/dev/null 2>&1 || echo $(lastword $(subst :, ,$(p)))))"; \
 	missing=$$(echo $$missing | tr ' ' '\n' | sort -u | tr '\n' ' '); \
 	if [ -n "$${missing% }" ]; then \
@@ -61,6 +70,10 @@ $(VENV)/ready: $(VENV)/bin/python pyproject.toml
 
 $(VENV)/ready-for-tests: $(VENV)/ready
 	$(BIN)/python -m pip install -q -e '.[test]'
+	@touch $@
+
+$(VENV)/ready-for-bench: $(VENV)/ready
+	@$(BIN)/python -m pip install -q -e '.[bench]'
 	@touch $@
 
 clean:

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 from dissector.wireshark.tshark import find
-from tests.synthesiser import files, stream
+from tests.synthesiser import large, stream
 from tests.synthesiser.stream import Guest
 from tests.synthesiser.wire import Wire
 
@@ -33,8 +33,7 @@ def synthesise(path: Path, megabytes: int) -> None:
     """A COLO capture of about this size: random memory, MTU frames."""
     opening = Wire(stream.colo(0, GUEST), fin=False)
     checkpoint = Wire(stream.checkpoint(GUEST), handshake=False, fin=False)
-    size, first = (sum(16 + 66 + int(length) for length in wire.rows["length"]) for wire in (checkpoint, opening))
-    files.write_large(path, opening, checkpoint, (megabytes * 1_000_000 - first) // size + 1)
+    large.write(path, [opening], [checkpoint], megabytes * 1_000_000)
 
 
 def seconds(capture: Path, script: Path, home: str) -> float:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.synthesiser import files, stream
+from tests.synthesiser import large, stream
 from tests.synthesiser.stream import Guest
 from tests.synthesiser.wire import Wire
 
@@ -26,7 +26,6 @@ def peak(tmp_path: Path, megabytes: int) -> list[int]:
     """(peak in KiB, records, pairs) of reading a capture of that size from a pipe."""
     opening = Wire(stream.colo(0, GUEST), fin=False, acks=True)
     checkpoint = Wire(stream.checkpoint(GUEST), handshake=False, fin=False)
-    size = sum(16 + 66 + int(length) for length in checkpoint.rows["length"])
     pipe = tmp_path / "pipe"
     if not pipe.exists():
         import os
@@ -34,7 +33,7 @@ def peak(tmp_path: Path, megabytes: int) -> list[int]:
         os.mkfifo(pipe)
     reader = subprocess.Popen(f"exec '{sys.executable}' -c '{PROGRAM}' < '{pipe}'", shell=True,
                               stdout=subprocess.PIPE)
-    files.write_large(pipe, opening, checkpoint, megabytes * 1_000_000 // size + 1)
+    large.write(pipe, [opening], [checkpoint], megabytes * 1_000_000)
     out, _ = reader.communicate(timeout=300)
     assert reader.returncode == 0
     found: list[int] = json.loads(out)

@@ -4,5 +4,6 @@
     conversation -> wire (TCP segments of a connection) -> capture file
 
 `stream.colo()`, `remus()` and `plain()` say what both ends write, `wire.Wire` cuts it into segments
-that tests lose, repeat and shuffle, `files.write` puts frames around them.
+that tests lose, repeat and shuffle, `files.write` puts frames around them;
+`large.write` repeats a part of it fast, up to captures of many gigabytes.
 """

@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import gzip
+import io
 import ipaddress
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
-import numpy as np
-
-from dissector.protocol import BACK, FORWARD
 from dissector.source import _zstd
 from tests.synthesiser.wire import Wire
 
@@ -35,7 +34,7 @@ def _ip(payload: int, source: str, target: str, protocol: int, fragment: int = 0
                        ipaddress.IPv4Address(source).packed, ipaddress.IPv4Address(target).packed)
 
 
-def _before(link: str, inner: int, six: bool) -> bytes:
+def before(link: str, inner: int, six: bool) -> bytes:
     """What stands in front of the IP packet of `inner` octets."""
     kind = struct.pack("!H", 0x86DD if six else 0x0800)
     if link in ("ethernet", "vlan", "qinq"):
@@ -52,15 +51,15 @@ def _before(link: str, inner: int, six: bool) -> bytes:
         return b""
     outer = ("192.0.2.1", "192.0.2.2")
     if link == "ipip":
-        return _before("ethernet", 0, False) + _ip(inner, *outer, 41 if six else 4)
+        return before("ethernet", 0, False) + _ip(inner, *outer, 41 if six else 4)
     if link == "gre":
-        return _before("ethernet", 0, False) + _ip(inner + 4, *outer, 47) + b"\0\0" + kind
-    ethernet = _before("ethernet", inner, six)
+        return before("ethernet", 0, False) + _ip(inner + 4, *outer, 47) + b"\0\0" + kind
+    ethernet = before("ethernet", inner, six)
     if link == "gretap":
-        return _before("ethernet", 0, False) + _ip(len(ethernet) + inner + 4, *outer, 47) \
+        return before("ethernet", 0, False) + _ip(len(ethernet) + inner + 4, *outer, 47) \
             + b"\0\0\x65\x58" + ethernet
     udp = struct.pack("!HHHH", 5555, 4789, 16 + len(ethernet) + inner, 0)
-    return _before("ethernet", 0, False) + _ip(len(udp) + 8 + len(ethernet) + inner, *outer, 17) \
+    return before("ethernet", 0, False) + _ip(len(udp) + 8 + len(ethernet) + inner, *outer, 17) \
         + udp + b"\x08\0\0\0\0\0\x2a\0" + ethernet
 
 
@@ -80,7 +79,7 @@ def frames(wire: Wire, link: str = "ethernet", *, ip_length: bool = True) -> Ite
         if not ip_length:
             inner = inner[:2] + b"\0\0" + inner[4:]
         packet = inner + tcp + payload
-        yield int(row["time"]), _before(link, len(packet), ":" in wire.ends[0]) + packet
+        yield int(row["time"]), before(link, len(packet), ":" in wire.ends[0]) + packet
 
 
 def merged(wires: Sequence[Wire], link: str = "ethernet") -> list[tuple[int, bytes]]:
@@ -91,13 +90,18 @@ def merged(wires: Sequence[Wire], link: str = "ethernet") -> list[tuple[int, byt
 def pcap(packets: Sequence[tuple[int, bytes]], linktype: int = 1, *, order: str = "<",
          nanoseconds: bool = True, snaplen: int = 1 << 18) -> bytes:
     """A pcap file."""
-    out = [struct.pack(order + "IHHiIII", 0xA1B23C4D if nanoseconds else 0xA1B2C3D4, 2, 4, 0, 0,
-                       snaplen, linktype)]
-    for time, frame in packets:
-        seconds, rest = divmod(time, 1_000_000_000)
-        out.append(struct.pack(order + "IIII", seconds, rest if nanoseconds else rest // 1000,
-                               min(len(frame), snaplen), len(frame)) + frame[:snaplen])
-    return b"".join(out)
+    start = struct.pack(order + "IHHiIII", 0xA1B23C4D if nanoseconds else 0xA1B2C3D4, 2, 4, 0, 0,
+                        snaplen, linktype)
+    return start + b"".join(pcap_packet(time, frame, order=order, nanoseconds=nanoseconds, snaplen=snaplen)
+                            for time, frame in packets)
+
+
+def pcap_packet(time: int, frame: bytes, *, order: str = "<", nanoseconds: bool = True,
+                snaplen: int = 1 << 18) -> bytes:
+    """A packet as it stands in a pcap file."""
+    seconds, rest = divmod(time, 1_000_000_000)
+    return struct.pack(order + "IIII", seconds, rest if nanoseconds else rest // 1000,
+                       min(len(frame), snaplen), len(frame)) + frame[:snaplen]
 
 
 def option(code: int, value: bytes, order: str = "<") -> bytes:
@@ -147,42 +151,15 @@ def write(path: Path, wires: Wire | Sequence[Wire], link: str = "ethernet") -> P
     """A capture of these connections; the name's ending tells the format and the compression."""
     packets = merged([wires] if isinstance(wires, Wire) else wires, link)
     make = pcapng if ".pcapng" in path.name else pcap
-    octets = make(packets, LINKTYPES[link])
-    if path.suffix == ".gz":
-        octets = gzip.compress(octets)
-    elif path.suffix == ".zst":
-        octets = compress_zstd(octets)
-    path.write_bytes(octets)
+    with opened(path) as out:
+        out.write(make(packets, LINKTYPES[link]))
     return path
 
 
-def write_large(path: Path, opening: Wire, checkpoint: Wire, copies: int) -> None:
-    """A capture of `opening` and then `copies` of `checkpoint`, written fast: the frames of one
-    checkpoint are made once and then only renumbered (sequence, acknowledgement, time)."""
-    with path.open("wb") as out:
-        out.write(pcap(list(frames(opening))))
-        packets = list(frames(checkpoint))
-        template = np.frombuffer(pcap(packets)[24:], np.uint8).copy()
-        starts = np.cumsum([0, *(16 + len(f) for _, f in packets[:-1])])
-        sides = checkpoint.rows["side"].astype(np.int64)
-        length = [len(checkpoint.streams[d]) for d in (FORWARD, BACK)]
-        base = [len(opening.streams[d]) for d in (FORWARD, BACK)]
-        times = checkpoint.rows["time"] - checkpoint.rows["time"][0]
-        step = int(times[-1]) + 1_000_000
-        begin = int(opening.rows["time"][-1]) + 1_000_000
-        rows = checkpoint.rows
-        isn = np.array(opening.isn)
-        tcp = starts + 16 + 14 + 20
-        for copy in range(copies):
-            now = begin + copy * step + times
-            for at, value in ((starts, now // 1_000_000_000), (starts + 4, now % 1_000_000_000)):
-                _put(template, at, value, "<u4")
-            done = np.array([base[side] + copy * length[side] for side in (0, 1)])
-            _put(template, tcp + 4, isn[sides] + 1 + done[sides] + rows["offset"], ">u4")
-            _put(template, tcp + 8, isn[1 - sides] + 1 + done[1 - sides] + rows["ack"], ">u4")
-            out.write(template.data)
-
-
-def _put(octets: np.ndarray, at: np.ndarray, values: np.ndarray, kind: str) -> None:
-    words = (values & 0xFFFFFFFF).astype(kind).view(np.uint8).reshape(-1, 4)
-    octets[at[:, None] + np.arange(4)] = words
+def opened(path: Path, mode: Literal["rb", "wb"] = "wb") -> io.BufferedIOBase:
+    """A file that compresses and decompresses if its name says so."""
+    if path.suffix == ".gz":
+        return gzip.open(path, mode, compresslevel=1)
+    if path.suffix == ".zst":
+        return _zstd().open(path, mode)
+    return path.open(mode)

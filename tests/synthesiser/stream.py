@@ -56,7 +56,7 @@ class Guest:
     """Octets of the emulator's state."""
     seed: int = 1
     page: bytes | None = None
-    """Contents of every page; None: random."""
+    """Contents of every page, or of several, one after another, again and again; None: random."""
 
 
 def encode(structure: Structure, order: str = "little", **values: Any) -> bytes:
@@ -135,12 +135,15 @@ class _Writer:
         carries = kind not in {p.PFN_TYPES[n] for n in p.PFN_TYPES_WITHOUT_PAGE}
         for at in range(0, len(pfns), guest.batch):
             batch = pfns[at:at + guest.batch]
-            data = b"" if not carries else guest.page * len(batch) if guest.page else \
-                self.random.randbytes(PAGE * len(batch))
+            data = self.contents(len(batch)) if carries else b""
             message = self.message(p.PAGE_DATA, FORWARD, delay, page_data=data,
                                    pfn=[pfn_word(pfn, kind) for pfn in batch])
             yield replace(message, expected={"count": len(batch),
                                              "pages": len(batch) if carries else 0})
+
+    def contents(self, pages: int) -> bytes:
+        page = self.guest.page or self.random.randbytes(PAGE * pages)
+        return (page * -(-PAGE * pages // len(page)))[:PAGE * pages]
 
     def opening(self) -> Iterator[Message]:
         guest = self.guest
@@ -202,7 +205,24 @@ def plain(guest: Guest = Guest(), failed: bool = False) -> Iterator[Message]:
     """`xl migrate`: one pass over memory, some of it again, then everything else."""
     w = _Writer(guest)
     yield from w.opening()
+    yield from iteration(guest, w)
+    yield from stop_and_copy(guest, w, failed)
+
+
+def first_pass(guest: Guest) -> Iterator[Message]:
+    """A migration up to the end of the first pass over memory."""
+    yield from _Writer(guest).opening()
+
+
+def iteration(guest: Guest, writer: _Writer | None = None) -> Iterator[Message]:
+    """One of the further passes of a migration: the dirty pages."""
+    w = writer or _Writer(guest)
     yield from w.pages(w.again())
+
+
+def stop_and_copy(guest: Guest, writer: _Writer | None = None, failed: bool = False) -> Iterator[Message]:
+    """The end of a migration: the state of CPUs and devices, and what both ends agree on."""
+    w = writer or _Writer(guest)
     yield from w.state(p.LIBXC_END)
     yield from w.device(p.LIBXL_END)
     if guest.xl:
@@ -217,11 +237,17 @@ def remus(epochs: int, guest: Guest = Guest()) -> Iterator[Message]:
     """Remus: `epochs` checkpoints, then nothing."""
     w = _Writer(guest)
     yield from w.opening()
-    for epoch in range(epochs):
-        if epoch:
-            yield from w.pages(w.again(), delay=20 * MS)
-        yield from w.state(p.CHECKPOINT)
-        yield from w.device(p.CHECKPOINT_END)
+    for number in range(epochs):
+        yield from epoch(guest, w, pages=number > 0)
+
+
+def epoch(guest: Guest, writer: _Writer | None = None, pages: bool = True) -> Iterator[Message]:
+    """One epoch of Remus; the first has no pages of its own."""
+    w = writer or _Writer(guest)
+    if pages:
+        yield from w.pages(w.again(), delay=20 * MS)
+    yield from w.state(p.CHECKPOINT)
+    yield from w.device(p.CHECKPOINT_END)
 
 
 def colo(checkpoints: int, guest: Guest = Guest()) -> Iterator[Message]:
@@ -250,6 +276,11 @@ def checkpoint(guest: Guest, writer: _Writer | None = None) -> Iterator[Message]
     yield w.sync("SVM_RESUMED", 40 * MS)
 
 
-def big_pages(count: int, seed: int) -> bytes:
-    """Contents of many pages, made fast."""
-    return np.random.default_rng(seed).bytes(count * PAGE)
+def memory(pages: int, seed: int = 1) -> bytes:
+    """Contents of pages that can be compressed about as well as those of real guests: a quarter is zeros, a
+    quarter pointers, half cannot be compressed."""
+    rng = np.random.default_rng(seed)
+    words = rng.integers(0, 1 << 64, (pages, PAGE // 8), np.uint64)
+    words[0::4] = 0
+    words[1::4] = 0xFFFF888000000000 | words[1::4] & np.uint64(0x0FFFFFF8)
+    return words.astype("<u8").tobytes()

@@ -93,15 +93,30 @@ class Wire:
 
 
 def lose(wire: Wire, rng: np.random.Generator, share: float, again: bool = True,
-         behind: int = 12) -> Wire:
-    """Lose a share of the data segments; with `again` each comes later, up to `behind` rows on."""
+         behind: int = 12, before_ack: bool = False) -> Wire:
+    """Lose a share of the data segments; with `again` each comes later, up to `behind` rows on.
+
+    `before_ack`: but before the ACK that covers it, as where the network has lost it and not the capture.
+    """
     rows = wire.rows
     lost = rng.choice(wire.data_rows(), max(1, int(share * len(wire.data_rows()))), replace=False)
     order = np.arange(len(rows), dtype=float)
     if again:
         order[lost] += rng.integers(1, behind, len(lost)) + 0.5
+        if before_ack:
+            order[lost] = np.minimum(order[lost], _acknowledged(rows, lost) - 0.5)
         return wire.keep(rows[np.argsort(order, kind="stable")])
     return wire.keep(np.delete(rows, lost))
+
+
+def _acknowledged(rows: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Index of the first ACK that covers each of these rows."""
+    found = np.empty(len(chosen), np.int64)
+    for side in (0, 1):
+        mine = rows["side"][chosen] == side
+        acks = np.maximum.accumulate(np.where(rows["side"] == side, -1, rows["ack"]))
+        found[mine] = acks.searchsorted((rows["offset"] + rows["length"])[chosen[mine]])
+    return found
 
 
 def repeat(wire: Wire, rng: np.random.Generator, share: float) -> Wire:
