@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A capture, read and measured: the door for notebooks and for the command."""
+"""A capture, read and measured, as tables: what notebooks have in their hands."""
 
 from __future__ import annotations
 
@@ -10,15 +10,12 @@ import pandas as pd
 
 from analysis import tables
 from analysis.checkpoints import checkpoints, numbers
-from analysis.latency import latency
-from analysis.pairs import pairs
-from dissector.engine import Engine
-from dissector.findings import NOTE, Finding
-from dissector.recognise import COLO_PROXY, ENCRYPTED, QEMU_COLO
-from dissector.syncpoints import Sync
+from analysis.pairs import pair_rows
+from analysis.reading import Reading
+from dissector.findings import Finding
 
 
-class Capture:
+class Capture(Reading):
     """Tables of one capture.
 
     The properties are for people: times are timezone-aware timestamps (datetime64[ns, UTC], NaT
@@ -26,10 +23,8 @@ class Capture:
     the command writes them.
     """
 
-    def __init__(self, engine: Engine, rows: np.ndarray, syncs: list[Sync]) -> None:
-        self.engine = engine
-        self._rows = rows
-        self._syncs = tables.syncs(syncs)
+    def __init__(self, reading: Reading) -> None:
+        super().__init__(reading.engine, reading.rows, reading.points)
 
     @property
     def connections(self) -> pd.DataFrame:
@@ -71,26 +66,35 @@ class Capture:
             return tables.connections(self.engine, self.export("records"),
                                       self.export("checkpoints"), every)
         if table == "findings":
-            return self._per_file(tables.findings(self.engine.findings + self._checkpoints_found[1]))
+            return self._per_file(tables.findings(self.all_findings))
         frame: pd.DataFrame = {
-            "records": lambda: tables.records(self._rows).assign(checkpoint=self._numbers),
+            "records": lambda: tables.records(self.rows).assign(checkpoint=self._numbers),
             "syncs": lambda: self._syncs.copy(),
-            "pairs": lambda: self._pairs.copy(), "latency": lambda: latency(self._pairs),
+            "pairs": lambda: self._pairs.copy(), "latency": lambda: tables.latency(self._pairs),
             "checkpoints": lambda: self._checkpoints.copy()}[table]()
         return self._per_file(frame)
 
     @cached_property
     def _numbers(self) -> pd.Series:
         """Which checkpoint each record belongs to (Int64)."""
-        found = np.full(len(self._rows), -1, np.int64)
+        found = np.full(len(self.rows), -1, np.int64)
         for connection in self.engine.ours():
-            mine = self._rows["connection"] == connection.number
-            found[mine] = numbers(connection, self._rows[mine])
+            mine = self.rows["connection"] == connection.number
+            found[mine] = numbers(connection, self.rows[mine])
         return pd.Series(pd.arrays.IntegerArray(found, found < 0))
 
     @cached_property
+    def _syncs(self) -> pd.DataFrame:
+        return tables.syncs(self.points)
+
+    @cached_property
     def _pairs(self) -> pd.DataFrame:
-        return pairs(self._syncs)
+        return tables.pairs(pair_rows(self.points))
+
+    @property
+    def all_findings(self) -> list[Finding]:
+        """Those of the engine, and what is wrong with checkpoints."""
+        return self.engine.findings + self._checkpoints_found[1]
 
     @property
     def _checkpoints(self) -> pd.DataFrame:
@@ -98,7 +102,7 @@ class Capture:
 
     @cached_property
     def _checkpoints_found(self) -> tuple[pd.DataFrame, list[Finding]]:
-        return checkpoints(self.engine, self._rows, self._syncs, self._pairs)
+        return checkpoints(self.engine, self.rows, self._syncs, self._pairs)
 
     def _per_file(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Frame numbers as each file counts them; with several files a column that names it."""
@@ -114,30 +118,6 @@ class Capture:
             column = str(name).removesuffix("frame") + "file"
             frame.insert(frame.columns.get_loc(name), column, where)
         return frame
-
-    def found_instead(self) -> str:
-        """One line on a capture in which nothing is ours."""
-        engine = self.engine
-        count = engine.streams.count
-        packets = sum(file.packets for file in engine.files)
-        if not count:
-            why = "; ".join(f.text for f in engine.findings if f.severity != NOTE)
-            return f"no TCP connection in {packets} packets" + (f"; {why}" if why else "")
-        parts = [f"{count} TCP connection{'s'[:count != 1]}, none carries a Xen migration stream"]
-        seen: dict[str, str] = {}
-        for number in range(count):
-            if (kind := engine.seems(number)) not in seen:
-                ends = [engine.streams.endpoint(number, side) for side in (0, 1)]
-                seen[kind] = min(ends, key=lambda end: int(end.rpartition(":")[2]))
-        for kind, end in seen.items():
-            if kind in ENCRYPTED:
-                parts.append(f"{end} is {kind}: xl's default transport encrypts the stream, see "
-                             "README: capturing")
-            elif kind == QEMU_COLO:
-                parts.append(f"{end} is {kind}, another protocol")
-            elif kind == COLO_PROXY:
-                parts.append(f"{end} is {kind}: capture the replication link as well")
-        return "; ".join(parts)
 
 
 def stamped(frame: pd.DataFrame) -> pd.DataFrame:

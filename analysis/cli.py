@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from analysis.capture import Capture
+    from analysis.reading import Reading
     from analysis.window import Bound
+    from dissector.findings import Finding
 
 _FORMATS = ("table", "csv", "json", "jsonl", "parquet")
 _NOTHING, _VIOLATED, _FAILED = 0, 1, 2
@@ -112,9 +114,19 @@ def syncs(files: tuple[str, ...], **options: Any) -> None:
 def latency(files: tuple[str, ...], **options: Any) -> None:
     """Show the latency between each pair of sync-points."""
     with _ends():
-        capture = _read(files)
-        _write(capture, "latency", options)
-        _say_if_none(capture)
+        reading = _observe(files)
+        kind, output = _kind(options), options["output"]
+        if kind == "parquet" or any(options[name] for name in ("since", "until", "connection")):
+            from analysis.capture import Capture
+
+            _write(Capture(reading), "latency", options)
+        else:
+            from analysis.latency import COLUMNS, latency_rows
+            from analysis.output import columns_of, write
+            from analysis.pairs import pair_rows
+
+            write(columns_of(latency_rows(pair_rows(reading.points)), COLUMNS), "latency", kind, output)
+        _say_if_none(reading)
 
 
 @main.command()
@@ -194,7 +206,6 @@ def verify(files: tuple[str, ...], direction: str | None, connection: str | None
     back channel.  Exit status: 0 clean, 1 violations, 2 unreadable.
     """
     with _ends():
-        from analysis.output import write
         from analysis.verify import grouped, verified
 
         with _progress(files) as on_progress:
@@ -202,9 +213,9 @@ def verify(files: tuple[str, ...], direction: str | None, connection: str | None
                                on_progress=on_progress)
         kind = _kind(options)
         if kind != "table":
-            write(verdict.findings, "verify", kind, options["output"])
+            _write_frame(verdict.findings, "verify", kind, options["output"])
         elif len(verdict.findings):
-            write(grouped(verdict.findings), "verify", kind, options["output"])
+            _write_frame(grouped(verdict.findings), "verify", kind, options["output"])
         _say(verdict.summary)
         if verdict.violations:
             sys.exit(_VIOLATED)
@@ -302,17 +313,27 @@ def _ends() -> Iterator[None]:
         sys.exit(130)
 
 
-def _read(files: tuple[str, ...], lenient: bool = False) -> Capture:
-    """The capture; ends the command if nothing in it is ours (unless `lenient`)."""
-    import analysis
+def _observe(files: tuple[str, ...], lenient: bool = False) -> Reading:
+    """What is in the capture, with a warning for what is wrong with it; ends the command if nothing in it
+    is ours (unless `lenient`)."""
+    from analysis.reading import observe
 
     with _progress(files) as on_progress:
-        capture = analysis.read(*files, on_progress=on_progress)
-    for line in _warnings(capture):
-        _say(line)
-    if not lenient and not capture.engine.ours():
+        reading = observe(*files, on_progress=on_progress)
+    _warn(reading, reading.engine.findings)
+    if not lenient and not reading.engine.ours():
         raise Failure(f"{files[0] if len(files) == 1 else f'{len(files)} files'}: "
-                      + capture.found_instead())
+                      + reading.found_instead())
+    return reading
+
+
+def _read(files: tuple[str, ...], lenient: bool = False) -> Capture:
+    """The same as tables."""
+    reading = _observe(files, lenient)
+    from analysis.capture import Capture
+
+    capture = Capture(reading)
+    _warn(capture, capture.all_findings[len(reading.engine.findings):])
     return capture
 
 
@@ -334,25 +355,32 @@ def _progress(files: tuple[str, ...]) -> Iterator[Callable[[int], None] | None]:
         yield lambda octets: progress.advance(task, octets)
 
 
-def _warnings(capture: Capture) -> list[str]:
+def _warn(reading: Reading, found: list[Finding]) -> None:
     """One line for each rule that was broken, with its first place."""
-    from dissector.findings import NOTE
+    from dissector.findings import NOTE, RULES
 
-    found = capture.export("findings")
-    lines = []
-    for rule, group in found[found["severity"] != NOTE].groupby("rule", observed=True):
-        first = group.iloc[0]
-        frame, more = group["frame"].dropna().head(1), len(group) - 1
-        lines.append(f"{first['severity']}: {rule}: {first['text']}"
-                     + "".join(f" (frame {number})" for number in frame)
-                     + (f"; and {more} more" if more else ""))
-    return lines
+    for rule in RULES:
+        group = sorted((f for f in found if f.rule == rule), key=lambda f: (f.connection, f.frame))
+        if not group or group[0].severity == NOTE:
+            continue
+        frame = next((f.frame for f in group if f.frame), 0)
+        place = f" (frame {reading.engine.file_frame(frame)[1]})" if frame else ""
+        more = f"; and {len(group) - 1} more" if len(group) > 1 else ""
+        _say(f"{group[0].severity}: {rule}: {group[0].text}{place}{more}")
 
 
 def _write(capture: Capture, table: str, options: dict[str, Any], every: bool = False) -> None:
-    from analysis.output import write
+    _write_frame(_selected(capture, table, options, every), table, _kind(options), options["output"])
 
-    write(_selected(capture, table, options, every), table, _kind(options), options["output"])
+
+def _write_frame(frame: pd.DataFrame, table: str, kind: str, output: str | None) -> None:
+    from analysis.output import write, write_parquet
+    from analysis.tables import plain
+
+    if kind == "parquet":
+        write_parquet(frame, output)
+    else:
+        write(plain(frame), table, kind, output)
 
 
 def _kind(options: dict[str, Any]) -> str:
@@ -369,8 +397,8 @@ _EXTENT = {"records": (("first_frame", "first_seen_ns"), ("frame", "delivered_ns
 
 def _selected(capture: Capture, table: str, options: dict[str, Any], every: bool) -> pd.DataFrame:
     """A table, cut down to what `--connection`, `--from` and `--to` name."""
-    from analysis.latency import latency as statistics
     from analysis.tables import RECORD_COLUMNS, SYNC_COLUMNS
+    from analysis.tables import latency as statistics
     from analysis.window import within
 
     begin, end = _window(capture, options["since"], options["until"])
@@ -432,8 +460,8 @@ _WHY = {
 }
 
 
-def _say_if_none(capture: Capture) -> None:
+def _say_if_none(reading: Reading) -> None:
     """No sync-point is a result, too; say why."""
-    if capture.export("syncs").empty:
-        kinds = sorted({c.kind for c in capture.engine.ours()})
+    if not reading.points:
+        kinds = sorted({c.kind for c in reading.engine.ours()})
         _say("no sync-points: " + "; ".join(_WHY[kind] for kind in kinds))

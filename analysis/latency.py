@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
-import pandas as pd
 
 from analysis.pairs import CHECKPOINT, FIRST_BOOT, TRANSITIONS, WHOLES
 from analysis.statistics import summary
-from analysis.tables import frame_of
 
 COLUMNS = {"connection": "int64", "phase": "object", "from": "object", "to": "object",
            "count": "int64", "lost": "int64", **dict.fromkeys(summary(np.array([])), "float64")}
@@ -16,14 +18,15 @@ _ORDER = {(CHECKPOINT, *pair): i for i, pair in enumerate((*TRANSITIONS, *WHOLES
 _ORDER |= {(FIRST_BOOT, *pair): len(_ORDER) + i for i, pair in enumerate(TRANSITIONS)}
 
 
-def latency(pairs: pd.DataFrame) -> pd.DataFrame:
-    """One row for each connection, phase and pair: count (pairs), lost (expected ones that cannot
-    be measured), and float64 ms: min, mean, p50, p90, p95, p99, max, std; NaN where there are too
-    few pairs to say (see `analysis.statistics`)."""
+def latency_rows(pairs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of `analysis.tables.latency`, from those of pairs."""
+    groups: dict[tuple[Any, ...], list[int | None]] = defaultdict(list)
+    for pair in pairs:
+        key = tuple(pair[name] for name in ("connection", "phase", "from", "to"))
+        groups[key].append(None if pair["reason"] else pair["latency_ns"])
     rows = []
-    for (connection, phase, a, b), group in pairs.groupby(["connection", "phase", "from", "to"]):
-        good = group.loc[group["reason"] == "", "latency_ns"].to_numpy(np.int64)
-        rows.append({"connection": connection, "phase": phase, "from": a, "to": b,
-                     "count": len(good), "lost": len(group) - len(good), **summary(good)})
-    rows.sort(key=lambda row: (row["connection"], _ORDER[row["phase"], row["from"], row["to"]]))
-    return frame_of(rows, COLUMNS)
+    for key in sorted(groups, key=lambda key: (key[0], _ORDER[key[1:]])):
+        good = [latency for latency in groups[key] if latency is not None]
+        rows.append(dict(zip(COLUMNS, (*key, len(good), len(groups[key]) - len(good),
+                                       *summary(np.array(good, np.int64)).values()), strict=True)))
+    return rows

@@ -3,17 +3,22 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
-from analysis import terminal
 from analysis.escape import cell, printable
 from dissector.errors import CannotDo
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Columns = dict[str, list[Any]]
+"""A table of Python's own values; None: not known."""
 
 SCHEMA = 1
 """Version of the JSON that the command writes; a change that breaks readers raises it."""
@@ -23,18 +28,23 @@ class OutputError(CannotDo):
     """An output that cannot be written; the message says what to do."""
 
 
-def write(frame: pd.DataFrame, command: str, kind: str, path: str | None) -> None:
-    """Write a table as table, csv, json, jsonl or parquet to a file, or to stdout."""
-    if kind == "parquet":
+def write(columns: Columns, command: str, kind: str, path: str | None) -> None:
+    """Write a table as table, csv, json or jsonl to a file, or to stdout."""
+    if kind == "table":
+        from analysis import terminal
+
         if path is None:
-            raise OutputError("parquet is binary: name a file with -o")
-        _parquet(frame, path)
-        return
-    if kind == "table" and path is None:
-        terminal.show(frame, command)
-        return
-    text = {"table": terminal.text, "csv": _csv, "json": _json, "jsonl": _jsonl}[kind](frame, command)
+            terminal.show(columns, command)
+            return
+        text = terminal.text(columns, command)
+    else:
+        text = {"csv": _csv, "json": _json, "jsonl": _jsonl}[kind](columns, command)
     write_text(text, path)
+
+
+def columns_of(rows: list[dict[str, Any]], names: Iterable[str]) -> Columns:
+    """The columns of rows."""
+    return {name: [row.get(name) for row in rows] for name in names}
 
 
 def write_text(text: str, path: str | None) -> None:
@@ -49,44 +59,60 @@ def write_text(text: str, path: str | None) -> None:
         raise OutputError(f"{path}: {error.strerror or error}") from None
 
 
-def _parquet(frame: pd.DataFrame, path: str) -> None:
+def write_parquet(frame: pd.DataFrame, path: str | None) -> None:
+    """Write a table as Parquet.  Raises OutputError."""
+    if path is None:
+        raise OutputError("parquet is binary: name a file with -o")
     try:
-        _texts(frame, printable).to_parquet(path, index=False)
+        _texts(frame).to_parquet(path, index=False)
     except ImportError:
         raise OutputError("parquet needs pyarrow: pip install 'coloscope[parquet]'") from None
     except OSError as error:
         raise OutputError(f"{path}: {error.strerror or error}") from None
 
 
-def _rounded(frame: pd.DataFrame) -> pd.DataFrame:
-    # ms with six decimals are whole ns; more would be noise of binary fractions.
-    return frame.round({name: 6 for name in frame if str(name).endswith("_ms")})
+def _texts(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table with every text in it made printable; numbers stay what they are."""
+    def made(value: Any) -> Any:
+        return printable(value) if isinstance(value, str) else value
 
-
-def _texts(frame: pd.DataFrame, made: Callable[[str], str]) -> pd.DataFrame:
-    """A table with every text in it changed; numbers stay what they are."""
     changed = {}
     for name, column in frame.items():
-        if isinstance(column.dtype, pd.CategoricalDtype):
-            changed[name] = column.cat.rename_categories(
-                [made(value) if isinstance(value, str) else value for value in column.cat.categories])
-        elif column.dtype == object or isinstance(column.dtype, pd.StringDtype):
-            changed[name] = column.map(lambda value: made(value) if isinstance(value, str) else value)
+        if column.dtype == "category":
+            changed[name] = column.cat.rename_categories([made(value) for value in column.cat.categories])
+        elif column.dtype == object or column.dtype == "string":
+            changed[name] = column.map(made)
     return frame.assign(**changed)
 
 
-def _csv(frame: pd.DataFrame, command: str) -> str:
-    return _texts(_rounded(frame), cell).to_csv(index=False, lineterminator="\n")
+def _plain(columns: Columns) -> Columns:
+    """Without what is no number: NaN; ms with six decimals: whole ns; more would be noise of binary
+    fractions."""
+    def made(name: str, value: Any) -> Any:
+        if not isinstance(value, float):
+            return value
+        return None if value != value else round(value, 6) if name.endswith("_ms") else value
+
+    return {name: [made(name, value) for value in values] for name, values in columns.items()}
 
 
-def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    plain = _rounded(frame).astype(object).where(frame.notna(), None)
-    return plain.to_dict("records")
+def _csv(columns: Columns, command: str) -> str:
+    file = io.StringIO()
+    out = csv.writer(file, lineterminator="\n")
+    out.writerow(columns)
+    plain = _plain(columns).values()
+    out.writerows(zip(*([cell(value) if isinstance(value, str) else value for value in values]
+                        for values in plain), strict=True))
+    return file.getvalue()
 
 
-def _json(frame: pd.DataFrame, command: str) -> str:
-    return json.dumps({"schema": SCHEMA, "command": command, "rows": _rows(frame)}, indent=1) + "\n"
+def _rows(columns: Columns) -> list[dict[str, Any]]:
+    return [dict(zip(columns, row, strict=True)) for row in zip(*_plain(columns).values(), strict=True)]
 
 
-def _jsonl(frame: pd.DataFrame, command: str) -> str:
-    return "".join(json.dumps(row) + "\n" for row in _rows(frame))
+def _json(columns: Columns, command: str) -> str:
+    return json.dumps({"schema": SCHEMA, "command": command, "rows": _rows(columns)}, indent=1) + "\n"
+
+
+def _jsonl(columns: Columns, command: str) -> str:
+    return "".join(json.dumps(row) + "\n" for row in _rows(columns))

@@ -5,20 +5,55 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from importlib import import_module
-from threading import Thread
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from analysis.rows import Rows
 from dissector.engine import Engine
+from dissector.findings import NOTE
+from dissector.recognise import COLO_PROXY, ENCRYPTED, QEMU_COLO
 from dissector.record import Record
 from dissector.source import Source
+from dissector.syncpoints import Sync
 
 if TYPE_CHECKING:
     from analysis.capture import Capture
 
 COLOSCOPE, WIRESHARK = "coloscope", "wireshark"
 """What may read a capture."""
+
+
+class Reading:
+    """What a capture was read to be, without pandas: `engine`, `rows` (`analysis.rows.Rows.array`) and the
+    `points` (sync-points)."""
+
+    def __init__(self, engine: Engine, rows: np.ndarray, points: list[Sync]) -> None:
+        self.engine, self.rows, self.points = engine, rows, points
+
+    def found_instead(self) -> str:
+        """One line on a capture in which nothing is ours."""
+        engine = self.engine
+        count = engine.streams.count
+        packets = sum(file.packets for file in engine.files)
+        if not count:
+            why = "; ".join(f.text for f in engine.findings if f.severity != NOTE)
+            return f"no TCP connection in {packets} packets" + (f"; {why}" if why else "")
+        parts = [f"{count} TCP connection{'s'[:count != 1]}, none carries a Xen migration stream"]
+        seen: dict[str, str] = {}
+        for number in range(count):
+            if (kind := engine.seems(number)) not in seen:
+                ends = [engine.streams.endpoint(number, side) for side in (0, 1)]
+                seen[kind] = min(ends, key=lambda end: int(end.rpartition(":")[2]))
+        for kind, end in seen.items():
+            if kind in ENCRYPTED:
+                parts.append(f"{end} is {kind}: xl's default transport encrypts the stream, see "
+                             "README: capturing")
+            elif kind == QEMU_COLO:
+                parts.append(f"{end} is {kind}, another protocol")
+            elif kind == COLO_PROXY:
+                parts.append(f"{end} is {kind}: capture the replication link as well")
+        return "; ".join(parts)
 
 
 def read(*names: str | os.PathLike[str] | Source, engine: str = COLOSCOPE, tshark: Sequence[str] = (),
@@ -32,11 +67,16 @@ def read(*names: str | os.PathLike[str] | Source, engine: str = COLOSCOPE, tshar
     arguments, for those who decrypt or filter there: the same tables, but for what Wireshark does
     not know (`dissector.wireshark.read.Wireshark`).  Raises `TsharkError` where that fails.
     """
+    from analysis.capture import Capture
+
+    return Capture(observe(*names, engine=engine, tshark=tshark, on_progress=on_progress))
+
+
+def observe(*names: str | os.PathLike[str] | Source, engine: str = COLOSCOPE, tshark: Sequence[str] = (),
+            on_progress: Callable[[int], None] | None = None) -> Reading:
+    """The same without tables, and without the quarter of a second that importing pandas takes."""
     if engine not in (COLOSCOPE, WIRESHARK):
         raise ValueError(f"engine is {COLOSCOPE!r} or {WIRESHARK!r}, not {engine!r}")
-    # pandas takes longer to import than a small capture to read, and the other thread of reading is
-    # in compiled code most of the time.
-    Thread(target=import_module, args=("analysis.capture",)).start()
     if engine == WIRESHARK:
         from dissector.wireshark.read import Wireshark
 
@@ -49,6 +89,4 @@ def read(*names: str | os.PathLike[str] | Source, engine: str = COLOSCOPE, tshar
             rows.append(event)
         else:
             points.append(event)
-    from analysis.capture import Capture
-
-    return Capture(source, rows.array(), points)
+    return Reading(source, rows.array(), points)

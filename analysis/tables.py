@@ -8,11 +8,15 @@ timestamps for notebooks.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from analysis.latency import COLUMNS as LATENCY_COLUMNS
+from analysis.latency import latency_rows
+from analysis.pairs import in_order
 from analysis.rows import NONE, STATUSES
 from dissector.connection import OURS, Connection
 from dissector.engine import Engine
@@ -35,6 +39,10 @@ RECORD_COLUMNS = [
     "connection", "direction", "layer", "type", "name", "stream_offset", "length", "body_length",
     "first_frame", "last_frame", "frame", "first_seen_ns", "last_seen_ns", "delivered_ns",
     "acked_ns", "after_gap", "status"]
+PAIR_COLUMNS = {
+    "connection": "int64", "checkpoint": "Int64", "phase": "object", "from": "object", "to": "object",
+    **dict.fromkeys(("from_frame", "to_frame", "from_delivered_ns", "to_delivered_ns", "latency_ns"), "Int64"),
+    "reason": "object"}
 SYNC_COLUMNS = [
     "connection", "checkpoint", "control_id", "name", "sender", "direction", "frame",
     "first_seen_ns", "last_seen_ns", "delivered_ns", "acked_ns", "spread_ms", "stream_offset",
@@ -88,8 +96,7 @@ def records(rows: np.ndarray) -> pd.DataFrame:
 def syncs(points: list[Sync]) -> pd.DataFrame:
     """One row for each sync-point: `SYNC_COLUMNS`, and first_frame, doubt (bool: a hole or a lost
     place lies between it and the one before).  spread_ms is float64; 0: it passed in one frame."""
-    points = sorted(points, key=lambda s: (s.record.connection, s.record.frame,
-                                           s.record.stream_offset))
+    points = in_order(points)
     records = [s.record for s in points]
     first = np.array([r.first_seen_ns for r in records], np.int64)
     delivered = np.array([r.delivered_ns for r in records], np.int64)
@@ -114,6 +121,32 @@ def syncs(points: list[Sync]) -> pd.DataFrame:
         "status": pd.Categorical([s.status for s in points], SYNC_STATUSES),
         "doubt": np.array([s.doubt for s in points], np.bool_),
     })
+
+
+def pairs(found: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """One row for each two neighbouring sync-points, and for each whole.
+
+    Columns: connection; checkpoint, of the earlier one; phase (`CHECKPOINT`, `FIRST_BOOT`); from,
+    to; from_frame, to_frame; from_delivered_ns, to_delivered_ns and latency_ns between them; reason,
+    "" for a pair, else why the two are none: a status of `dissector.syncpoints`, `HOLE` or `NO_TIME`.  What
+    was expected and did not come stands with <NA> times under the transition that it lacks.
+    """
+    return frame_of(list(found), PAIR_COLUMNS)
+
+
+def latency(pairs: pd.DataFrame) -> pd.DataFrame:
+    """One row for each connection, phase and pair: count (pairs), lost (expected ones that cannot
+    be measured), and float64 ms: min, mean, p50, p90, p95, p99, max, std; NaN where there are too
+    few pairs to say (see `analysis.statistics`)."""
+    columns = plain(pairs)
+    found = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+    return frame_of(latency_rows(found), LATENCY_COLUMNS)
+
+
+def plain(frame: pd.DataFrame) -> dict[str, list[Any]]:
+    """Columns of Python's own values; None: not known."""
+    return {str(name): column.astype(object).where(column.notna(), None).tolist()
+            for name, column in frame.items()}
 
 
 def connections(engine: Engine, records: pd.DataFrame, checkpoints: pd.DataFrame,

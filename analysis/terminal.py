@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 import io
+from datetime import UTC, datetime
 from typing import Any
 
-import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from analysis.escape import printable
+from analysis.output import Columns
 from analysis.pairs import FIRST_BOOT
 
 _COLUMNS = {
@@ -39,38 +40,42 @@ _WIDE = 240
 """Columns of text in a pipe or a file, where nothing folds."""
 
 
-def show(frame: pd.DataFrame, command: str) -> None:
+def show(columns: Columns, command: str) -> None:
     """Print a table to stdout, as wide as the terminal is."""
     console = Console()
     if console.is_terminal:
-        console.print(_table(frame, command))
+        console.print(_table(columns, command))
     else:
-        console.file.write(text(frame, command))
+        console.file.write(text(columns, command))
 
 
-def text(frame: pd.DataFrame, command: str) -> str:
+def text(columns: Columns, command: str) -> str:
     """A table as plain text."""
     console = Console(file=io.StringIO(), width=_WIDE, color_system=None)
-    console.print(_table(frame, command))
+    console.print(_table(columns, command))
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     return "".join(line.rstrip() + "\n" for line in lines if line.strip())
 
 
-def _shown(frame: pd.DataFrame, command: str) -> pd.DataFrame:
-    shown = frame
+def _shown(columns: Columns, command: str) -> Columns:
+    shown = columns
     if command in _COLUMNS:
-        names = [name for name in _COLUMNS[command] if name in frame]
-        shown = frame[names + [name for name in frame if str(name).endswith("file")]]
-        shown = shown.drop(columns=[
-            name for name in shown if len(shown) and shown[name].isna().all()])
+        names = [name for name in _COLUMNS[command] if name in columns]
+        names += [name for name in columns if name.endswith("file")]
+        shown = {name: columns[name] for name in names
+                 if not columns[name] or any(_is_known(value) for value in columns[name])}
     if command == "latency":
-        pair = shown["from"] + " → " + shown["to"] + shown["phase"].map(
-            lambda phase: " (first boot)" if phase == FIRST_BOOT else "")
-        shown = shown.drop(columns=["phase", "from", "to"])
-        shown.insert(1, "pair", pair)
-    if command not in ("connections", "verify") and shown["connection"].nunique() == 1:
-        shown = shown.drop(columns="connection")
+        pair = [f"{a} → {b}" + " (first boot)" * (phase == FIRST_BOOT) for a, b, phase in zip(
+            shown["from"], shown["to"], shown["phase"], strict=True)]
+        shown = {"connection": shown["connection"], "pair": pair, **{
+            name: values for name, values in shown.items() if name not in ("connection", "phase", "from", "to")}}
+    if command not in ("connections", "verify") and len(set(shown["connection"])) == 1:
+        shown = {name: values for name, values in shown.items() if name != "connection"}
     return shown
+
+
+def _is_known(value: Any) -> bool:
+    return value is not None and value == value
 
 
 def _heading(name: str) -> str:
@@ -79,10 +84,10 @@ def _heading(name: str) -> str:
 
 
 def _cell(name: str, value: Any) -> str:
-    if value is None or value is pd.NA or (isinstance(value, float) and value != value):
+    if not _is_known(value):
         return ""
     if name.endswith("_ns"):
-        time = pd.Timestamp(int(value), unit="ns", tz="UTC").strftime("%H:%M:%S.%f")
+        time = f"{datetime.fromtimestamp(value // 1_000_000_000, UTC):%H:%M:%S}.{value // 1000 % 1_000_000:06d}"
         return time if name in _EXACT else time[:-3]
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -91,17 +96,17 @@ def _cell(name: str, value: Any) -> str:
     return printable(str(value))
 
 
-def _table(frame: pd.DataFrame, command: str) -> Table:
-    shown = _shown(frame, command)
+def _table(columns: Columns, command: str) -> Table:
+    shown = _shown(columns, command)
     notes = [note for note, suffix in (("durations in ms", "_ms"), ("times of day in UTC", "_ns"))
-             if any(str(name).endswith(suffix) for name in shown)]
+             if any(name.endswith(suffix) for name in shown)]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold",
                   caption=", ".join(notes) or None, caption_justify="left")
-    for name in shown:
-        kind = shown[name].dtype
-        numeric = pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_bool_dtype(kind)
-        table.add_column(_heading(str(name)), justify="right" if numeric else "left")
-    for row in shown.astype(object).itertuples(index=False):
+    for name, values in shown.items():
+        numeric = all(isinstance(value, (int, float)) and not isinstance(value, bool)
+                      for value in values if value is not None)
+        table.add_column(_heading(name), justify="right" if numeric else "left")
+    for row in zip(*shown.values(), strict=True):
         # As Text: in a plain string [red] would be markup and :bomb: a picture.
-        table.add_row(*(Text(_cell(str(name), value)) for name, value in zip(shown, row, strict=True)))
+        table.add_row(*(Text(_cell(name, value)) for name, value in zip(shown, row, strict=True)))
     return table
