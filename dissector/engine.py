@@ -18,8 +18,8 @@ from dissector import headers as hd
 from dissector.ahead import ahead
 from dissector.connection import OTHER, OURS, Connection
 from dissector.findings import Finding, Findings
-from dissector.headers import LINKS
-from dissector.packets import AHEAD, NO_PACKET, Container, Packets, Reader
+from dissector.headers import LINKS, NO_PACKET
+from dissector.packets import AHEAD, Container, Packets, Reader
 from dissector.protocol import DIRECTIONS
 from dissector.recall import read_octets
 from dissector.recognise import KINDS, NO_DATA, seems
@@ -116,9 +116,8 @@ class Engine:
                 file = File(source.name, self._next, source.seekable)
                 self.files.append(file)
                 reader = Reader(source, self._next)
-                parsed = ((packets, hd.parse(packets)) for packets in reader)
-                for packets, headers in ahead(parsed, AHEAD):
-                    yield from self._packets(packets, headers, file)
+                for packets in ahead(iter(reader), AHEAD):
+                    yield from self._packets(packets, file)
                 self._end_of_file(file, reader)
         yield from self.finish()
 
@@ -158,7 +157,7 @@ class Engine:
                               for direction in DIRECTIONS)
         return primary, secondary
 
-    def _packets(self, packets: Packets, headers: hd.Headers, file: File) -> Iterator[Record | Sync]:
+    def _packets(self, packets: Packets, file: File) -> Iterator[Record | Sync]:
         file.packets += len(packets)
         self._next += len(packets)
         if packets.container is not None and file.seekable:
@@ -166,7 +165,7 @@ class Engine:
         if not self.first_ns and packets.time.any():
             self.first_ns = int(packets.time[packets.time > 0][0])
         unknown = self.streams.counters[hd.UNKNOWN_LINK]
-        segments = self.streams.scan(packets, headers)
+        segments = self.streams.scan(packets)
         if self.streams.counters[hd.UNKNOWN_LINK] > unknown:
             self._links |= set(np.unique(packets.link).tolist()) - {*LINKS, NO_PACKET}
         rows = segments.rows

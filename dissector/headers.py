@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dissector.compiled import Numbers, Octets, Table, WordTable, compiled, kernel
-from dissector.packets import NO_PACKET, Packets
+from dissector.compiled import compiled
 
 LINKS = {0: "BSD loopback", 1: "Ethernet", 12: "raw IP", 14: "raw IP", 101: "raw IP",
          108: "OpenBSD loopback", 113: "Linux cooked", 228: "raw IPv4", 229: "raw IPv6",
          276: "Linux cooked v2"}
 """Link types that are understood (LINKTYPE_* of the pcap and pcapng registry)."""
+
+NO_LINK, NO_PACKET = -1, -2
+"""Link types of a packet of an interface that was never described, of a frame that is no packet."""
 
 _NULL, _ETHERNET, _LOOP, _SLL, _SLL2 = 0, 1, 108, 113, 276
 _RAW = (12, 14, 101, 228, 229)
@@ -52,12 +54,14 @@ class Headers:
     ends: np.ndarray
     rows: np.ndarray
 
+    @classmethod
+    def empty(cls, count: int) -> Headers:
+        """Room for so many packets."""
+        return cls(np.empty((count, 5), np.uint64), np.empty((count, COLUMNS), np.int64))
 
-def parse(packets: Packets) -> Headers:
-    """The headers of these packets."""
-    headers = Headers(np.empty((len(packets), 5), np.uint64), np.empty((len(packets), COLUMNS), np.int64))
-    _parse(packets.data, packets.position, packets.captured, packets.wire, packets.link, headers.ends, headers.rows)
-    return headers
+    def first(self, count: int) -> Headers:
+        """The first rows."""
+        return Headers(self.ends[:count], self.rows[:count])
 
 
 @compiled
@@ -200,39 +204,46 @@ def _find_tcp(data, link, p, end, wire_end):  # type: ignore[no-untyped-def]
             kind, p = _network(data, link, p, end)
 
 
-@kernel
-def _parse(data: Octets, position: Numbers, captured: Numbers, wire: Numbers, links: Numbers, ends: WordTable,
-           rows: Table) -> None:
-    """Fill a row of both for each packet."""
-    for i in range(len(position)):
-        row, key = rows[i], ends[i]
-        end = position[i] + captured[i]
-        why, depth, kind, ip, p, wire_end = _find_tcp(data, links[i], position[i], end, position[i] + wire[i])
-        row[WHY], row[DEPTH] = why, depth
-        if why >= 0:
-            continue
-        if kind == 0x0800:
-            family, source_high, target_high = np.uint64(0), np.uint64(0), np.uint64(0)
-            source_low, target_low = _be(data, ip + 12, 4), _be(data, ip + 16, 4)
-        else:
-            family = np.uint64(1 << 32)
-            source_high, source_low = _be(data, ip + 8, 8), _be(data, ip + 16, 8)
-            target_high, target_low = _be(data, ip + 24, 8), _be(data, ip + 32, 8)
-        source_port, target_port = _be(data, p, 2), _be(data, p + 2, 2)
-        lower = source_high < target_high or (source_high == target_high and (
-            source_low < target_low or (source_low == target_low and source_port <= target_port)))
-        if not lower:
-            source_high, target_high = target_high, source_high
-            source_low, target_low = target_low, source_low
-            source_port, target_port = target_port, source_port
-        key[0], key[1], key[2], key[3] = source_high, source_low, target_high, target_low
-        key[4] = family | source_port << np.uint64(16) | target_port
-        row[SIDE] = 0 if lower else 1
-        row[SEQUENCE], row[ACKNOWLEDGEMENT] = _be(data, p + 4, 4), _be(data, p + 8, 4)
-        row[FLAGS] = data[p + 13]
-        header = (np.int64(data[p + 12]) >> 4) * 4
-        length = max(wire_end - p - header, 0)
-        if header < 20 or row[FLAGS] & RST:
-            length = np.int64(0)  # a RST's text is not data of the stream (RFC 9293, 3.5.3)
-        row[POSITION], row[LENGTH] = p + header, length
-        row[CAPTURED] = min(max(end - p - header, 0), length)
+@compiled
+def _read(data, position, captured, wire, link, key, row):  # type: ignore[no-untyped-def]
+    """Fill in `key` and `row` of a packet."""
+    end = position + captured
+    why, depth, kind, ip, p, wire_end = _find_tcp(data, link, position, end, position + wire)
+    row[WHY], row[DEPTH] = why, depth
+    if why >= 0:
+        return
+    if kind == 0x0800:
+        family, source_high, target_high = np.uint64(0), np.uint64(0), np.uint64(0)
+        source_low, target_low = _be(data, ip + 12, 4), _be(data, ip + 16, 4)
+    else:
+        family = np.uint64(1 << 32)
+        source_high, source_low = _be(data, ip + 8, 8), _be(data, ip + 16, 8)
+        target_high, target_low = _be(data, ip + 24, 8), _be(data, ip + 32, 8)
+    source_port, target_port = _be(data, p, 2), _be(data, p + 2, 2)
+    lower = source_high < target_high or (source_high == target_high and (
+        source_low < target_low or (source_low == target_low and source_port <= target_port)))
+    if not lower:
+        source_high, target_high = target_high, source_high
+        source_low, target_low = target_low, source_low
+        source_port, target_port = target_port, source_port
+    key[0], key[1], key[2], key[3] = source_high, source_low, target_high, target_low
+    key[4] = family | source_port << np.uint64(16) | target_port
+    row[SIDE] = 0 if lower else 1
+    row[SEQUENCE], row[ACKNOWLEDGEMENT] = _be(data, p + 4, 4), _be(data, p + 8, 4)
+    row[FLAGS] = data[p + 13]
+    header = (np.int64(data[p + 12]) >> 4) * 4
+    length = max(wire_end - p - header, 0)
+    if header < 20 or row[FLAGS] & RST:
+        length = np.int64(0)  # a RST's text is not data of the stream (RFC 9293, 3.5.3)
+    row[POSITION], row[LENGTH] = p + header, length
+    row[CAPTURED] = min(max(end - p - header, 0), length)
+
+
+@compiled
+def read_headers(data, packets, begin, end, ends, rows):  # type: ignore[no-untyped-def]
+    """Fill in rows of `Headers` for a part of `packets`, the columns of `dissector.packets.Packets`.
+
+    A pass of its own: a processor works on several packets at once then, while finding a packet has
+    to wait for the length of the one before it."""
+    for i in range(begin, end):
+        _read(data, packets[0, i], packets[1, i], packets[2, i], packets[4, i], ends[i], rows[i])

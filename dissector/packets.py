@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dissector.compiled import Octets, Table, compiled, kernel
+from dissector.compiled import Octets, Table, WordTable, compiled, kernel
+from dissector.headers import NO_LINK, NO_PACKET, Headers, read_headers
 from dissector.source import Source, SourceError
 
 BLOCK = 8 << 20
@@ -21,7 +22,7 @@ BLOCK = 8 << 20
 in a processor's cache until they have been looked at."""
 AHEAD = 4
 """Packets may be held while so many more are read."""
-ROWS = 1 << 16
+ROWS = 1 << 14
 """Packets handed on at a time."""
 PACKET_MAX = 1 << 20
 """Longer "packets" are damage: Wireshark's own limit for the link types read here is 256 KiB.  A
@@ -40,9 +41,6 @@ _NO_PACKETS = (9, 0x204, 0x208, 0xBAD, 0x40000BAD)
 _SHB_MAGIC = b"\x0a\x0d\x0d\x0a"
 _ORDER_MAGIC = 0x1A2B3C4D
 
-NO_LINK, NO_PACKET = -1, -2
-"""Link types of a packet of an interface that was never described, of a frame that is no packet."""
-
 # columns of an interface
 _LINK, _KIND, _FACTOR, _OFFSET, _SNAPLEN = range(5)
 _MULTIPLY, _DIVIDE, _SHIFT = range(3)
@@ -57,9 +55,9 @@ class Packets:
 
     position (int64, into data), captured and wire (int64, octets), time (int64, ns since the
     epoch, 0 unknown), link (int64, LINKTYPE_*), interface (int64, into `Container.interfaces`, -1
-    none).  `first` is the running number of the first row over all files, from 1; `start` the octet
-    of the file from which `container` can read these packets again.  The data is valid only until
-    `AHEAD` + 1 more have been read.
+    none); `headers`: what stands in them.  `first` is the running number of the first row over all
+    files, from 1; `start` the octet of the file from which `container` can read these packets again.
+    The data is valid only until `AHEAD` + 1 more have been read.
     """
 
     data: np.ndarray
@@ -69,6 +67,7 @@ class Packets:
     time: np.ndarray
     link: np.ndarray
     interface: np.ndarray
+    headers: Headers
     first: int = 0
     start: int = 0
     container: Container | None = None
@@ -83,9 +82,8 @@ def _u32(data, p, big):  # type: ignore[no-untyped-def]
     return (a << 24 | b << 16 | c << 8 | d) if big else (d << 24 | c << 16 | b << 8 | a)
 
 
-@kernel
-def _hop_pcap(data: Octets, at: int, end: int, big: bool, scale: int, link: int, out: Table,
-              n: int) -> tuple[int, int, int]:
+@compiled
+def _hop_pcap(data, at, end, big, scale, link, out, n):  # type: ignore[no-untyped-def]
     """Add the packets in data[at:end] to the `n` rows there; returns (rows, next position, why)."""
     while at + 16 <= end:
         if n == out.shape[1]:
@@ -127,9 +125,8 @@ def _nanoseconds(stamp, kind, factor):  # type: ignore[no-untyped-def]
     return np.int64(whole * billion + (((part >> spare) * billion) >> (factor - spare)))
 
 
-@kernel
-def _hop_pcapng(data: Octets, at: int, end: int, big: bool, interfaces: Table, first: int, out: Table,
-                n: int) -> tuple[int, int, int]:
+@compiled
+def _hop_pcapng(data, at, end, big, interfaces, first, out, n):  # type: ignore[no-untyped-def]
     """The same for pcapng, whose section describes `interfaces`, numbered from `first` on; comes back
     (_SPECIAL) at blocks that change what later ones mean."""
     while at + 12 <= end:
@@ -190,6 +187,26 @@ def _hop_pcapng(data: Octets, at: int, end: int, big: bool, interfaces: Table, f
     return n, at, _MORE
 
 
+@kernel
+def _take_pcap(data: Octets, at: int, end: int, big: bool, scale: int, link: int, out: Table, ends: WordTable,
+               headers: Table, n: int) -> tuple[int, int, int]:
+    """Find the packets of a pcap, and read their headers."""
+    begin = n
+    n, at, why = _hop_pcap(data, at, end, big, scale, link, out, n)
+    read_headers(data, out, begin, n, ends, headers)
+    return n, at, why
+
+
+@kernel
+def _take_pcapng(data: Octets, at: int, end: int, big: bool, interfaces: Table, first: int, out: Table,
+                 ends: WordTable, headers: Table, n: int) -> tuple[int, int, int]:
+    """The same for pcapng."""
+    begin = n
+    n, at, why = _hop_pcapng(data, at, end, big, interfaces, first, out, n)
+    read_headers(data, out, begin, n, ends, headers)
+    return n, at, why
+
+
 class Container:
     """Finds the packets in the octets of one file; knows nothing of where they come from.
 
@@ -233,16 +250,18 @@ class Container:
     def take(self, data: np.ndarray, at: int, end: int) -> tuple[Packets, int]:
         """Packets of data[at:end], at most `ROWS`, and the position behind the last one; `full` tells
         whether there are more."""
-        out = np.empty((6, ROWS), np.int64)
+        out, headers = np.empty((6, ROWS), np.int64), Headers.empty(ROWS)
         rows, self.full = 0, False
         if not self.kind:
             at = self._open(data, at, end)
         while self.kind and not self.fault:
             if self.kind == "pcap":
-                rows, at, why = _hop_pcap(data, at, end, self._big, self._scale, self._link, out, rows)
+                rows, at, why = _take_pcap(data, at, end, self._big, self._scale, self._link, out,
+                                          headers.ends, headers.rows, rows)
             else:
-                rows, at, why = _hop_pcapng(data, at, end, self._big, self._table[:self._interfaces],
-                                            self._described - self._interfaces, out, rows)
+                rows, at, why = _take_pcapng(data, at, end, self._big, self._table[:self._interfaces],
+                                            self._described - self._interfaces, out, headers.ends,
+                                            headers.rows, rows)
             if why == _DAMAGED:
                 self.fault = f"no packet stands at octet {{offset}} behind packet {self.packets + rows}"
             self.full = why == _FULL
@@ -253,7 +272,8 @@ class Container:
                 break
             at = moved
         self.packets += rows
-        return Packets(data, *out[:, :rows]), at
+        position, captured, wire, time, link, interface = out[:, :rows]
+        return Packets(data, position, captured, wire, time, link, interface, headers.first(rows)), at
 
     def _open(self, data: np.ndarray, at: int, end: int) -> int:
         if end - at < 24:

@@ -40,9 +40,7 @@ from dissector.headers import (
     SYN,
     TUNNELLED,
     WHY,
-    Headers,
     _be,
-    parse,
 )
 from dissector.packets import Packets
 
@@ -161,16 +159,15 @@ class Streams:
         one, other = self._sides[stream, :, _PASSED].tolist()
         return one, other
 
-    def scan(self, packets: Packets, headers: Headers | None = None) -> Segments:
-        """The segments in `packets`; `headers`: their headers, if they have been read."""
-        headers = headers or parse(packets)
+    def scan(self, packets: Packets) -> Segments:
+        """The segments in `packets`."""
         rows = np.empty((len(packets), COLUMNS), np.int64)
         done, filled = 0, 0
         while done < len(packets):
             done, filled, self.count = _scan(
-                packets.data, opening.WORDS, headers.ends, headers.rows, packets.time, done, rows, filled,
-                self.count, self._slots, self._keys, self._secret, self._streams, self._sides, self._sniffed,
-                self.counters, self.first_packet, packets.first, self._last_time)
+                packets.data, opening.WORDS, packets.headers.ends, packets.headers.rows, packets.time,
+                done, rows, filled, self.count, self._slots, self._keys, self._secret, self._streams,
+                self._sides, self._sniffed, self.counters, self.first_packet, packets.first, self._last_time)
             if done < len(packets):
                 self._grow()
         return Segments(packets, rows[:filled], self)

@@ -12,13 +12,13 @@ from typing import IO, Any
 import numpy as np
 
 from dissector.compiled import OctetBuffer, Octets, Table, compiled, kernel
+from dissector.headers import NO_PACKET
 from dissector.packets import (
     _EPB,
     _IDB,
     _ISB,
     _ORDER_MAGIC,
     _SHB,
-    NO_PACKET,
     Container,
     Packets,
 )

@@ -8,7 +8,7 @@ import struct
 
 import numpy as np
 
-from dissector.headers import SEQUENCE, SIDE, SYN
+from dissector.headers import SEQUENCE, SIDE, SYN, Headers
 from dissector.packets import Packets
 from dissector.segments import COLUMNS, Segments, Streams
 from dissector.streams import FRAME, GIVEN, HOLE, OFFSET, SIZE, TIME, Run, Stream
@@ -57,7 +57,7 @@ def _fed(rows: np.ndarray, times: np.ndarray, ends: list[int]) -> tuple[list[Row
         part[:, -1] -= begin
         data = _DATA.copy()
         packets = Packets(data, zero[begin:end], zero[begin:end], zero[begin:end], times[begin:end],
-                          zero[begin:end], zero[begin:end], begin + 1)
+                          zero[begin:end], zero[begin:end], Headers.empty(end - begin), begin + 1)
         runs = stream.feed(Segments(packets, part, Streams.__new__(Streams)), part)
         _take(stream, runs, rows, times, found)
         data[:] = 0xEE  # the block is gone

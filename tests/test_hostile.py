@@ -19,7 +19,7 @@ from dissector import protocol as p
 from dissector.errors import CannotDo
 from dissector.explain import explain
 from dissector.fields import LITTLE_ENDIAN, words
-from dissector.headers import ACK, CAPTURED, FLAGS, LENGTH, SEQUENCE, SYN
+from dissector.headers import ACK, CAPTURED, FLAGS, LENGTH, SEQUENCE, SYN, Headers
 from dissector.packets import Packets, Reader
 from dissector.record import Record
 from dissector.segments import COLUMNS, PACKET, Segments, Streams
@@ -399,7 +399,7 @@ def test_octets_in_front_of_a_syn_that_comes_late(distance: int) -> None:
         rows[i, [SEQUENCE, FLAGS, LENGTH, CAPTURED, PACKET]] = sequence, flags, length, length, i
     # Long after the SYN: a hole of no octets is none.
     data, times, none = np.zeros(99, np.uint8), np.array([1, 10**12, 2 * 10**12]), np.zeros(3, np.int64)
-    block = Segments(Packets(data, none, none, none, times, none, none, 1), rows, Streams())
+    block = Segments(Packets(data, none, none, none, times, none, none, Headers.empty(3), 1), rows, Streams())
     following = Stream()
     ranges = [tuple(row[[OFFSET, SIZE]]) for run in (following.feed(block, rows), following.finish())
               for row in run[0].rows]
