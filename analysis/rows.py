@@ -12,6 +12,8 @@ STATUSES = [COMPLETE, GAP, SNAPPED, TRUNCATED, PENDING]
 NONE = -1
 """Of numbers that a record does not have."""
 
+_DIRECTION, _LAYER, _STATUS = ({name: i for i, name in enumerate(names)}
+                               for names in (DIRECTIONS, LAYERS, STATUSES))
 _STRUCTURE = {id(structure): i for i, structure in enumerate(STRUCTURES)}
 _CHUNK = 8192
 _WAITING = 4 * _CHUNK
@@ -64,9 +66,9 @@ class Rows:
             return NONE if value is None else value
 
         return np.array([(
-            r.connection, DIRECTIONS.index(r.direction), LAYERS.index(r.layer),
+            r.connection, _DIRECTION[r.direction], _LAYER[r.layer],
             _STRUCTURE.get(id(r.structure), NONE), number(r.type), r.stream_offset, r.length,
             number(r.body_length), r.first_frame, r.last_frame, r.frame, r.first_seen_ns,
-            r.last_seen_ns, r.delivered_ns, r.acked_ns, r.after_gap, STATUSES.index(r.status),
+            r.last_seen_ns, r.delivered_ns, r.acked_ns, r.after_gap, _STATUS[r.status],
             number(r.control_id), number(r.count), number(r.pages),
             *(r.pfn_range or (NONE, NONE))) for r in records], _ROW)

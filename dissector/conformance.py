@@ -8,6 +8,8 @@ host: behind a hole or a late start a record that did not show is not called mis
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
 from dissector import fields
@@ -36,6 +38,7 @@ from dissector.protocol import (
     X86_PV_INFO,
     X86_PV_P2M_FRAMES,
     XEN_COLO,
+    Order,
     Structure,
 )
 from dissector.record import COMPLETE, Record
@@ -44,6 +47,12 @@ LISTS = 3
 """Dirty lists that must be the one PFN 0 before that is no accident."""
 
 _OPEN, _CLOSE = XEN_COLO.inside
+
+
+@cache
+def _orders(structure: Structure) -> tuple[Order, ...]:
+    """Those that say something about this structure."""
+    return tuple(order for order in ORDERS if structure in order.later or structure is order.earlier)
 
 
 class Conformance:
@@ -114,7 +123,7 @@ class Conformance:
     def _judge_order(self, structure: Structure, record: Record) -> None:
         if structure in ONCE and structure in self._seen:
             self._find("repeated_record", f"{record.full_name} comes again", record, structure.section)
-        for order in ORDERS:
+        for order in _orders(structure):
             if (order.guests and self._guest not in order.guests) or (
                     order.versions and self._version not in order.versions):
                 continue

@@ -382,13 +382,13 @@ class Connection:
         acks = np.concatenate((self._acks[side], run.acks)) if len(run.acks) else self._acks[side]
         if len(run.acks) and len(self._acks[side]):
             acks = acks[np.concatenate(([True], np.diff(np.maximum.accumulate(acks[:, COVERS])) > 0))]
-        left = []
-        for record in self._unacked[side]:
-            at = int(acks[:, COVERS].searchsorted(record.end)) if len(acks) else 0
-            if at < len(acks):
-                record.acked_frame, record.acked_ns = int(acks[at, ACK_FRAME]), int(acks[at, ACK_TIME])
-            else:
-                left.append(record)
+        left = self._unacked[side]
+        if left and len(acks):
+            places = acks[:, COVERS].searchsorted([record.end for record in left]).tolist()
+            for record, at in zip(left, places, strict=True):
+                if at < len(acks):
+                    record.acked_frame, record.acked_ns = acks.item(at, ACK_FRAME), acks.item(at, ACK_TIME)
+            left = [record for record, at in zip(left, places, strict=True) if at == len(acks)]
         surplus = _surplus(left)
         self._unacked_lost[side] += surplus
         left = self._unacked[side] = left[surplus:]

@@ -290,12 +290,13 @@ class Framer:
     def _recognise(self) -> _Shape:
         """What the octets in hand are the beginning of, by the table of states."""
         head, state = bytes(self._head), self.state
-        candidates = [s for s in state.fixed if s.magic.startswith(head[:len(s.magic)])]
-        for structure in candidates:
-            if len(head) >= len(structure.magic):
-                return self._fixed(structure, head)
-        if candidates:
-            raise self._more(min(len(s.magic) for s in candidates))
+        if state.fixed:
+            candidates = [s for s in state.fixed if s.magic.startswith(head[:len(s.magic)])]
+            for structure in candidates:
+                if len(head) >= len(structure.magic):
+                    return self._fixed(structure, head)
+            if candidates:
+                raise self._more(min(len(s.magic) for s in candidates))
         if state.final:
             raise _Surplus("octets follow the end of the stream")
         if not (state.layer or state.records):
@@ -334,8 +335,11 @@ class Framer:
         order = self._orders.get(state.layer) or self._orders.setdefault(
             state.layer, self._likely_order(head))
         number, body_length = fields.record_header(head, order)
-        structure = next((s for s in _numbered(state, number) if s.layer == state.layer
-                          or fields.fixed_size(s) in (body_length, None)), None)
+        structure = None
+        for candidate in _numbered(state, number):
+            if candidate.layer == state.layer or fields.fixed_size(candidate) in (body_length, None):
+                structure = candidate
+                break
         layer = structure.layer if structure else state.layer
         if structure is None and not (layer and number & OPTIONAL):
             where = f"a record of {layer}" if layer else "CHECKPOINT_STATE or a dirty PFN list"
@@ -343,8 +347,8 @@ class Framer:
         if body_length > BODY_LENGTH_MAX:
             raise _NoRecord(f"a {structure.name if structure else hex(number)} of {body_length} "
                             "octets is longer than the protocol allows")
-        shape = _Shape(structure, layer, number, body_length, padded(body_length),
-                       padded(body_length), order)
+        length = padded(body_length)
+        shape = _Shape(structure, layer, number, body_length, length, length, order)
         if not state.layer and structure:
             self._check_back(structure, head, shape)
         contents = fields.keeps(structure) if structure else ""
