@@ -316,10 +316,14 @@ def _ends() -> Iterator[None]:
 def _observe(files: tuple[str, ...], lenient: bool = False) -> Reading:
     """What is in the capture, with a warning for what is wrong with it; ends the command if nothing in it
     is ours (unless `lenient`)."""
-    from analysis.reading import observe
+    from dissector.ahead import Ahead, is_worthwhile
 
     with _progress(files) as on_progress:
-        reading = observe(*files, on_progress=on_progress)
+        # Before anything else is imported: its own imports take as long as ours.
+        ahead = Ahead(files, on_progress) if is_worthwhile(files) else None
+        from analysis.reading import observe
+
+        reading = observe(*files, on_progress=on_progress, ahead=ahead)
     _warn(reading, reading.engine.findings)
     if not lenient and not reading.engine.ours():
         raise Failure(f"{files[0] if len(files) == 1 else f'{len(files)} files'}: "

@@ -10,16 +10,15 @@ import bisect
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from dissector import headers as hd
-from dissector.ahead import ahead
+from dissector.blocks import Block, File, blocks
 from dissector.connection import OTHER, OURS, Connection
 from dissector.findings import Finding, Findings
 from dissector.headers import LINKS, NO_PACKET
-from dissector.packets import AHEAD, Container, Packets, Reader
+from dissector.packets import Container, Packets
 from dissector.protocol import DIRECTIONS
 from dissector.recall import read_octets
 from dissector.recognise import KINDS, NO_DATA, seems
@@ -42,25 +41,6 @@ _REST_OF_RULES = (
     (hd.TUNNELLED, "tunnelled", "{count} packets travel in a tunnel"),
     (hd.OPAQUE, "opaque_tunnel", "{count} packets travel in an encapsulation that is not opened"),
 )
-
-
-@dataclass(slots=True)
-class File:
-    """One file of a capture: `first` is the running number of its first frame, `packets` their
-    number; `places` lists (running number, octet, container state) from which it can be read on."""
-
-    name: str
-    first: int
-    seekable: bool
-    kind: str = ""
-    packets: int = 0
-    drops: int = 0
-    places: list[tuple[int, int, Container]] = field(default_factory=list)
-
-    @property
-    def text(self) -> str:
-        """Its name as text; octets that are no UTF-8 become escapes."""
-        return os.fsencode(self.name).decode("utf-8", "backslashreplace")
 
 
 def _by_stream(rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -100,7 +80,6 @@ class Engine:
         self._kinds = bytearray()
         """Of connections that were left, by number: index into `KINDS`."""
         self.first_ns = 0
-        self._next = 1
         self._links: set[int] = set()
 
     def run(self, names: Iterable[str | os.PathLike[str] | Source], *,
@@ -110,15 +89,17 @@ class Engine:
 
         Raises `dissector.SourceError` if a file cannot be read at all.
         """
-        for name in names:
-            opened = name if isinstance(name, Source) else Source(name, on_progress=on_progress)
-            with opened as source:
-                file = File(source.name, self._next, source.seekable)
-                self.files.append(file)
-                reader = Reader(source, self._next)
-                for packets in ahead(iter(reader), AHEAD):
-                    yield from self._packets(packets, file)
-                self._end_of_file(file, reader)
+        yield from self.read(blocks(names, on_progress))
+
+    def read(self, found: Iterable[Block]) -> Iterator[Record | Sync]:
+        """Events of these blocks, which are a whole capture."""
+        for block in found:
+            if isinstance(block, File):
+                self.files.append(block)
+            elif isinstance(block, Packets):
+                yield from self._packets(block, self.files[-1])
+            else:
+                self._end_of_file(self.files[-1], block)
         yield from self.finish()
 
     def finish(self) -> Iterator[Record | Sync]:
@@ -159,7 +140,6 @@ class Engine:
 
     def _packets(self, packets: Packets, file: File) -> Iterator[Record | Sync]:
         file.packets += len(packets)
-        self._next += len(packets)
         if packets.container is not None and file.seekable:
             file.places.append((packets.first, packets.start, packets.container))
         if not self.first_ns and packets.time.any():
@@ -245,8 +225,7 @@ class Engine:
         connection.findings = []
         return syncs
 
-    def _end_of_file(self, file: File, reader: Reader) -> None:
-        container = reader.container
+    def _end_of_file(self, file: File, container: Container) -> None:
         file.kind, file.drops = container.kind, container.drops
         if container.fault:
             self.findings.append(Finding("damaged_file", f"{file.text}: {container.fault}"))

@@ -59,10 +59,6 @@ class Headers:
         """Room for so many packets."""
         return cls(np.empty((count, 5), np.uint64), np.empty((count, COLUMNS), np.int64))
 
-    def first(self, count: int) -> Headers:
-        """The first rows."""
-        return Headers(self.ends[:count], self.rows[:count])
-
 
 @compiled
 def _be(data, p, n):  # type: ignore[no-untyped-def]

@@ -14,14 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from dissector.compiled import Octets, Table, WordTable, compiled, kernel
+from dissector.headers import COLUMNS as HEADER_COLUMNS
 from dissector.headers import NO_LINK, NO_PACKET, Headers, read_headers
 from dissector.source import Source, SourceError
 
 BLOCK = 8 << 20
 """Octets read at a time; a packet or pcapng block longer than this is skipped or refused.  So few stay
 in a processor's cache until they have been looked at."""
-AHEAD = 4
-"""Packets may be held while so many more are read."""
 ROWS = 1 << 14
 """Packets handed on at a time."""
 PACKET_MAX = 1 << 20
@@ -57,7 +56,7 @@ class Packets:
     epoch, 0 unknown), link (int64, LINKTYPE_*), interface (int64, into `Container.interfaces`, -1
     none); `headers`: what stands in them.  `first` is the running number of the first row over all
     files, from 1; `start` the octet of the file from which `container` can read these packets again.
-    The data is valid only until `AHEAD` + 1 more have been read.
+    All is valid only until the next ones are read.
     """
 
     data: np.ndarray
@@ -71,9 +70,35 @@ class Packets:
     first: int = 0
     start: int = 0
     container: Container | None = None
+    more: bool = False
+    """Whether the octets hold more packets, which come next."""
 
     def __len__(self) -> int:
         return len(self.position)
+
+
+class Slot:
+    """Room for a block: octets of the file, and columns and headers of the packets found in them."""
+
+    def __init__(self, memory: memoryview | None = None) -> None:
+        octets = np.empty(self.size(), np.uint8) if memory is None else np.frombuffer(memory, np.uint8)
+        self.data = octets[:2 * BLOCK]
+        words = octets[2 * BLOCK:].view(np.int64)
+        table, ends, rows = np.split(words, (6 * ROWS, 11 * ROWS))
+        self.table = table.reshape(6, ROWS)
+        self.headers = Headers(ends.view(np.uint64).reshape(ROWS, 5), rows.reshape(ROWS, HEADER_COLUMNS))
+
+    @staticmethod
+    def size() -> int:
+        """Octets of memory."""
+        return 2 * BLOCK + 8 * ROWS * (6 + 5 + HEADER_COLUMNS)
+
+    def packets(self, count: int, first: int = 0, start: int = 0, container: Container | None = None) -> Packets:
+        """The packets in its first rows."""
+        position, captured, wire, time, link, interface = self.table[:, :count]
+        headers = Headers(self.headers.ends[:count], self.headers.rows[:count])
+        return Packets(self.data, position, captured, wire, time, link, interface, headers, first, start,
+                       container)
 
 
 @compiled
@@ -247,10 +272,10 @@ class Container:
         twin._dropped = {}
         return twin
 
-    def take(self, data: np.ndarray, at: int, end: int) -> tuple[Packets, int]:
-        """Packets of data[at:end], at most `ROWS`, and the position behind the last one; `full` tells
-        whether there are more."""
-        out, headers = np.empty((6, ROWS), np.int64), Headers.empty(ROWS)
+    def take(self, slot: Slot, at: int, end: int) -> tuple[Packets, int]:
+        """Packets of slot.data[at:end], at most `ROWS`, and the position behind the last one; `full`
+        tells whether there are more."""
+        data, out, headers = slot.data, slot.table, slot.headers
         rows, self.full = 0, False
         if not self.kind:
             at = self._open(data, at, end)
@@ -272,8 +297,7 @@ class Container:
                 break
             at = moved
         self.packets += rows
-        position, captured, wire, time, link, interface = out[:, :rows]
-        return Packets(data, position, captured, wire, time, link, interface, headers.first(rows)), at
+        return slot.packets(rows), at
 
     def _open(self, data: np.ndarray, at: int, end: int) -> int:
         if end - at < 24:
@@ -387,18 +411,18 @@ class Reader:
     """Packets of one source, in blocks of columns, with memory that does not depend on its size."""
 
     def __init__(self, source: Source, first: int = 1, container: Container | None = None,
-                 position: int = 0) -> None:
+                 position: int = 0, slots: Iterator[Slot] | None = None) -> None:
         self.source = source
+        self._slots = slots or itertools.repeat(Slot())
         self.container = container or Container()
         self.position = position
         """Octet of the (decompressed) file at which the block in hand starts."""
         self._next = first
 
     def __iter__(self) -> Generator[Packets, None, None]:
-        buffers = itertools.cycle([np.empty(2 * BLOCK, np.uint8) for _ in range(AHEAD + 2)])
-        buffer = next(buffers)
+        slot = next(self._slots)
         container, have, at = self.container, 0, 0
-        while n := self.source.readinto(memoryview(buffer.data)[have:min(have + BLOCK, len(buffer))]):
+        while n := self.source.readinto(memoryview(slot.data.data)[have:min(have + BLOCK, len(slot.data))]):
             have += n
             if container.skip:
                 gone = min(container.skip, have)
@@ -406,21 +430,22 @@ class Reader:
                 at = gone
             while True:
                 before = container.snapshot()
-                packets, after = container.take(buffer, at, have)
+                packets, after = container.take(slot, at, have)
                 start, moved, at = self.position + at, after != at, after
                 if len(packets):
                     packets.first, packets.start, packets.container = self._next, start, before
+                    packets.more = container.full and moved and not container.fault
                     self._next += len(packets)
                     yield packets
                 if not (container.full and moved) or container.fault:
                     break
             self.position += at
-            full, buffer = buffer, next(buffers)
-            buffer[:have - at] = full[at:have]
+            full, slot = slot, next(self._slots)
+            slot.data[:have - at] = full.data[at:have]
             have, at = have - at, 0
             if container.fault:
                 break
-        self._finish(bytes(buffer[:min(have, 24)]), have)
+        self._finish(bytes(slot.data[:min(have, 24)]), have)
 
     def _finish(self, head: bytes, left: int) -> None:
         container, name = self.container, self.source.name

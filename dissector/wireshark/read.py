@@ -9,9 +9,10 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from dissector.blocks import File
 from dissector.connection import OURS, Connection
 from dissector.direction import Unread
-from dissector.engine import Engine, File
+from dissector.engine import Engine
 from dissector.fields import record_header
 from dissector.findings import RULES, Finding
 from dissector.framing import announced_page_size

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The files of a capture, one after the other, as blocks of packets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from dissector.ahead import Ahead, is_worthwhile
+from dissector.packets import Container, Packets, Reader, Slot
+from dissector.source import Source
+
+
+@dataclass(slots=True)
+class File:
+    """One file of a capture: `first` is the running number of its first frame, `packets` their
+    number; `places` lists (running number, octet, container state) from which it can be read on."""
+
+    name: str
+    first: int
+    seekable: bool
+    kind: str = ""
+    packets: int = 0
+    drops: int = 0
+    places: list[tuple[int, int, Container]] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """Its name as text; octets that are no UTF-8 become escapes."""
+        return os.fsencode(self.name).decode("utf-8", "backslashreplace")
+
+
+Block = File | Packets | Container
+"""Of each file: first what it is, then its packets, then the container as it ended."""
+
+
+def blocks(names: Iterable[str | os.PathLike[str] | Source],
+           on_progress: Callable[[int], None] | None = None) -> Iterable[Block]:
+    """The blocks of these files; an open source may stand for one.  Large files are read by a second
+    process.  Packets are valid until the next block is taken.
+
+    Raises `dissector.SourceError`, when it is iterated over, for a file that cannot be read at all.
+    """
+    names = list(names)
+    plain = [os.fspath(name) for name in names if not isinstance(name, Source)]
+    if len(plain) == len(names) and is_worthwhile(plain):
+        return Ahead(plain, on_progress)
+    return read_blocks(names, on_progress)
+
+
+def read_blocks(names: Iterable[str | os.PathLike[str] | Source], on_progress: Callable[[int], None] | None = None,
+                slots: Iterator[Slot] | None = None) -> Generator[Block, None, None]:
+    """The same, read by this process, into these `slots`."""
+    first = 1
+    for name in names:
+        with name if isinstance(name, Source) else Source(name, on_progress=on_progress) as source:
+            yield File(source.name, first, source.seekable)
+            reader = Reader(source, first, slots=slots)
+            for packets in reader:
+                first = packets.first + len(packets)
+                yield packets
+            yield reader.container
