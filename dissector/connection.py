@@ -260,10 +260,10 @@ class Connection:
         # Fewer octets than a sniff takes: what waits here is small.
         self._early = [None if decided else run.tail(0)
                        for run, decided in zip(left, self._decided, strict=True)]
-        if all(self._decided) and not any(seeker and seeker.hopeful for seeker in self._seekers):
-            watched = sum(self.stream.passed(side) - self._begins[side] for side in (0, 1))
-            if self._seekers == [None, None] or watched > WATCHED_OCTETS:
-                self.role, self.stream, self._seekers = OTHER, _CLOSED, [None, None]
+        watched = sum(self.stream.passed(side) - self._begins[side] for side in (0, 1) if self._decided[side])
+        told = all(self._decided) and self._seekers == [None, None]
+        if (told or watched > WATCHED_OCTETS) and not any(s and s.hopeful for s in self._seekers):
+            self.role, self.stream, self._seekers = OTHER, _CLOSED, [None, None]
         return [], runs
 
     def _seek(self, runs: list[Run]) -> int | None:

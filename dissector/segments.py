@@ -96,7 +96,8 @@ class Streams:
     sequence number is not the one that the pair's stream started with (port reuse).
 
     `sparing`: of a stream that has carried no octet yet no rows are handed out, and `opened` tells what
-    they said; nor of one that is not ours by the first octets of both sides, and `sniffed` gives those.
+    they said; nor of one that is not ours by the first octets of who speaks first, or of both sides, and
+    `sniffed` gives those.
     """
 
     def __init__(self, *, sparing: bool = False) -> None:
@@ -142,10 +143,13 @@ class Streams:
         return (int(self._sides[stream, side, _BASE]) + 1) & 0xFFFFFFFF, bool(flags & FIN)
 
     def sniffed(self, stream: int) -> tuple[bytes, bytes] | None:
-        """The first octets of both sides, if they have told that the stream is none of ours."""
-        if self._streams[stream, _FOREIGN] != _BOTH:
+        """The first octets of both sides, if they have told that the stream is none of ours; empty of a
+        side that has not told."""
+        if not (self._streams[stream, _FOREIGN] and self._streams[stream, _IGNORED]):
             return None
-        return self._sniffed[stream, 0].tobytes(), self._sniffed[stream, 1].tobytes()
+        one, other = (self._sniffed[stream, side].tobytes() if self._streams[stream, _FOREIGN] & 1 << side else b""
+                      for side in (0, 1))
+        return one, other
 
     def expect(self, stream: int, side: int, following: int, octets: int, awaited: int) -> None:
         """Let segments of this side pass unseen while they bring, complete and in order, the next
@@ -243,6 +247,13 @@ def _is_foreign(data, openings, mine, header, sniffed):  # type: ignore[no-untyp
 
 
 @compiled
+def _speaks_first(mine, theirs, acknowledgement):  # type: ignore[no-untyped-def]
+    """Whether the other side has said nothing yet, by its SYN and what is acknowledged: who speaks first
+    on a connection of ours opens it."""
+    return theirs[_OPENING] & SYN and not theirs[_OCTETS] and acknowledgement == (theirs[_BASE] + 1) & 0xFFFFFFFF
+
+
+@compiled
 def _without_ignored(rows, filled, streams):  # type: ignore[no-untyped-def]
     """Take out the rows of streams that turned out to be ignored; how many are left."""
     kept = 0
@@ -334,6 +345,10 @@ def _scan(data: Octets, openings: Words, ends: WordTable, headers: Table, times:
             theirs[_BASE] = (acknowledgement - 1) & 0xFFFFFFFF
         mine[_OCTETS] += length
         about = streams[stream]
+        if length and length == mine[_OCTETS] and _is_foreign(data, openings, mine, header, sniffed[stream, side]):
+            about[_FOREIGN] |= 1 << side
+            if about[_FOREIGN] == _BOTH or _speaks_first(mine, theirs, acknowledgement):
+                about[_IGNORED] = turned_out_foreign = True
         if about[_IGNORED]:
             continue
         if not about[_HEARD]:
@@ -343,11 +358,6 @@ def _scan(data: Octets, openings: Words, ends: WordTable, headers: Table, times:
         if length and about[_SPOKE] != side:
             about[_SPOKE] = side
             flags |= TURN
-        if length and length == mine[_OCTETS] and _is_foreign(data, openings, mine, header, sniffed[stream, side]):
-            about[_FOREIGN] |= 1 << side
-            if about[_FOREIGN] == _BOTH:
-                about[_IGNORED] = turned_out_foreign = True
-                continue
         if _passes(mine, theirs, sequence, acknowledgement, flags, length, header[CAPTURED]):
             continue
         row = rows[filled]

@@ -23,7 +23,7 @@ STDIN = "-"
 WINDOW_LOG = 27
 """Memory that a zstd file may ask for is 2 to this power, as zstd itself has it: a few octets are
 enough to ask for 2 GiB."""
-_CHUNK = 1 << 15
+_CHUNK = 1 << 17
 """Compressed octets read at a time."""
 _PIECE = 1 << 17
 """Octets decompressed at a time, a zstd block: what a fault can take with it."""
@@ -87,12 +87,12 @@ class _Decompressed(io.RawIOBase):
     """Decompresses members one behind the other.
 
     Unlike the file objects of the libraries it hands out what stands in front of a fault before it
-    raises, and raises at an early end.  It gives all that the octets read so far hold: a file of
-    many tiny members comes in no smaller pieces than another.
+    raises, and raises at an early end.  It fills the buffer (a file of many tiny members comes in no
+    smaller pieces than another), or, of a pipe, gives all that the octets read so far hold.
     """
 
-    def __init__(self, raw: io.RawIOBase, member: Callable[[], Any]) -> None:
-        self._raw, self._new, self._member = raw, member, member()
+    def __init__(self, raw: io.RawIOBase, member: Callable[[], Any], is_pipe: bool) -> None:
+        self._raw, self._new, self._member, self._is_pipe = raw, member, member(), is_pipe
         self._error: Exception | None = None
 
     def readable(self) -> bool:
@@ -105,11 +105,14 @@ class _Decompressed(io.RawIOBase):
         while filled < len(buffer):
             octets = self._member.unused_data if self._member.eof else b""
             if not octets and (self._member.eof or self._member.needs_input):
-                if filled:
+                if filled and self._is_pipe:
                     break
                 octets = self._raw.read(_CHUNK) or b""
                 if not octets and not self._member.eof:
-                    raise EOFError("it ends early")
+                    self._error = EOFError("it ends early")
+                    if not filled:
+                        raise self._error
+                    break
                 if not octets:
                     break
             if self._member.eof:
@@ -174,13 +177,14 @@ class Source:
         self._octets = octets
         if head.startswith(GZIP_MAGIC):
             self.compression = "gzip"
-            self._octets = _Decompressed(octets, _GzipMember)
+            self._octets = _Decompressed(octets, _GzipMember, not self.seekable)
         elif head.startswith(ZSTD_MAGIC):
             zstd = _zstd()
             self.compression = "zstd"
             self._errors = (*self._errors, zstd.ZstdError)
             narrow = {zstd.DecompressionParameter.window_log_max: WINDOW_LOG}
-            self._octets = _Decompressed(octets, lambda: zstd.ZstdDecompressor(options=narrow))
+            self._octets = _Decompressed(octets, lambda: zstd.ZstdDecompressor(options=narrow),
+                                         not self.seekable)
 
     def peek(self, count: int) -> bytes:
         """The next `count` octets, which stay; fewer if there are no more."""

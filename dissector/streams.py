@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dissector.compiled import Numbers, Table, Tables, compiled, kernel
+from dissector.compiled import Numbers, OctetBuffer, Octets, Table, Tables, compiled, kernel
 from dissector.headers import ACK, ACKNOWLEDGEMENT, CAPTURED, FIN, FLAGS, LENGTH, POSITION, RST, SEQUENCE, SIDE, SYN
 from dissector.segments import COLUMNS, NOT_KNOWN, PACKET, SILENT, Segments
 
@@ -239,14 +239,11 @@ class Stream:
         count = int(self._state[:, _HELD].max())
         self._held = held[:, :count].copy()
         for side in (0, 1):
-            state, kept = self._state[side], self._kept[side]
-            pieces, place = [], 0
-            for row in self._held[side, :state[_HELD]]:
-                source, start = (data, row[PLACE]) if row[PLACE] >= 0 else (kept, ~row[PLACE])
-                pieces.append(source[start:start + row[GIVEN]])
-                row[PLACE] = ~place
-                place += int(row[GIVEN])
-            self._kept[side] = np.concatenate(pieces) if pieces else np.zeros(0, np.uint8)
+            state, mine = self._state[side], self._held[side, :self._state[side, _HELD]]
+            octets = np.empty(int(mine[:, GIVEN].sum()), np.uint8)
+            if len(mine):
+                _keep(self._held, side, len(mine), data, self._kept[side], octets)
+            self._kept[side] = octets
             useful = acks[side, :state[_ACKS]]
             if state[_STATE] != _WAITING:  # lower octets than those seen may be the start
                 useful = useful[useful[:, COVERS] > state[_NEXT]]
@@ -363,6 +360,19 @@ def _set_origin(mine, held, sequence):  # type: ignore[no-untyped-def]
 def _copy_range(held, source, target):  # type: ignore[no-untyped-def]
     for column in range(RANGE_COLUMNS):
         held[target, column] = held[source, column]
+
+
+@kernel
+def _keep(held: Tables, side: int, count: int, data: Octets, kept: Octets, out: OctetBuffer) -> None:
+    """Copy the octets of held ranges, of the block or kept before, to `out`."""
+    place = 0
+    for i in range(count):
+        row = held[side, i]
+        begin = row[PLACE]
+        for j in range(row[GIVEN]):
+            out[place + j] = data[begin + j] if begin >= 0 else kept[~begin + j]
+        row[PLACE] = ~place
+        place += row[GIVEN]
 
 
 @compiled

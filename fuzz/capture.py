@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import analysis
 from analysis.output import _csv, _json
+from analysis.tables import plain
 from analysis.terminal import text
 from dissector.errors import CannotDo
 from dissector.explain import explain
@@ -23,9 +24,9 @@ def check(octets: bytes) -> None:
             assert "\n" not in str(error)
             return
         for table in _TABLES:
-            frame = capture.export(table)
+            columns = plain(capture.export(table))
             for write in (_csv, _json, text):
-                write(frame, table)
+                write(columns, table)
         engine = capture.engine
         assert not engine.ours() or len(capture.records)
         capture.found_instead()

@@ -8,7 +8,7 @@ import struct
 
 import numpy as np
 
-from dissector.headers import SEQUENCE, SIDE, SYN, Headers
+from dissector.headers import CAPTURED, FLAGS, LENGTH, POSITION, SEQUENCE, SIDE, SYN, Headers
 from dissector.packets import Packets
 from dissector.segments import COLUMNS, Segments, Streams
 from dissector.streams import FRAME, GIVEN, HOLE, OFFSET, SIZE, TIME, Run, Stream
@@ -43,8 +43,8 @@ def _segments(octets: bytes) -> tuple[np.ndarray, np.ndarray]:
             at[side] = (sequence + length) & 0xFFFFFFFF
         now += delay
         times[i] = now
-        rows[i] = (0, side, sequence, acknowledgement, flags & 23, (i * 37) % 2048, length,
-                   min(captured, length), i)
+        rows[i] = (side, sequence, acknowledgement, flags & 23, (i * 37) % 2048, length,
+                   min(captured, length), 0, i)
     return rows, times
 
 
@@ -84,11 +84,11 @@ def _take(stream: Stream, runs: tuple[Run, Run], rows: np.ndarray, times: np.nda
                 segment = rows[int(row[FRAME]) - 1]
                 assert segment[SIDE] == side
                 assert row[TIME] == times[int(row[FRAME]) - 1]
-                start = int(segment[SEQUENCE]) + (1 if segment[4] & SYN else 0)
+                start = int(segment[SEQUENCE]) + (1 if segment[FLAGS] & SYN else 0)
                 skip = (stream.origin(side) + offset - start) & 0xFFFFFFFF
-                assert skip + size <= segment[6]
-                assert given == min(max(int(segment[7]) - skip, 0), size)
-                assert octets == _DATA[int(segment[5]) + skip:][:given].tobytes()
+                assert skip + size <= segment[LENGTH]
+                assert given == min(max(int(segment[CAPTURED]) - skip, 0), size)
+                assert octets == _DATA[int(segment[POSITION]) + skip:][:given].tobytes()
             found[side].append((offset, size, given, int(row[FRAME]), int(row[TIME]), int(row[HOLE]),
                                 octets))
 

@@ -68,11 +68,11 @@ def test_a_port_scan_opens_no_connection(tmp_path: Path, frames: list[tuple[int,
 @pytest.mark.parametrize("size", [1, 15, 16, 700])
 def test_connections_that_are_told_by_their_first_octets_open_none(
         size: int, tmp_path: Path, frames: list[tuple[int, bytes]]) -> None:
-    """Both sides say something else at once: numbered, named, nothing kept.  Of a side that says too
-    little at once, or begins like one of ours, more is read."""
+    """Who speaks first says something else at once: numbered, named, nothing kept.  Of a side that says
+    too little at once, or begins like one of ours, more is read."""
     other = []
     for i in range(40):
-        wire = Wire(stream.plain(Guest(memory=1)), ports=(1024 + i, 80), mss=size)
+        wire = Wire(stream.plain(Guest(memory=1, xl=i != 7)), ports=(1024 + i, 80), mss=size)
         wire.streams = {"forward": b"GET /a/page HTTP/1.1\r\n" * 900, "back": b"HTTP/1.1 200 OK\r\n" * 9}
         if i == 7:
             wire.streams["forward"] = p.LIBXL_HEADER.magic + bytes(19_000)
