@@ -8,6 +8,7 @@ that both share; messages tell in which slot, and give slots back.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -82,7 +83,9 @@ class Ahead:
                 if self._on_progress:
                     self._on_progress(message.octets)
                 yield slots[message.slot].packets(message.count, *message.of)
-                os.write(self._slots, bytes([message.slot]))
+                # Nobody takes back the last ones: the process has ended.
+                with contextlib.suppress(BrokenPipeError):
+                    os.write(self._slots, bytes([message.slot]))
         finally:
             self.close()
 

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The process that reads ahead gives what this one would read."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+import analysis
+from dissector import ahead
+from dissector.ahead import Ahead, AheadError
+from dissector.blocks import File, blocks
+from dissector.packets import Packets
+from dissector.source import SourceError
+from tests.helpers import PCAPS
+from tests.synthesiser import files, stream
+from tests.synthesiser.wire import Wire
+
+REAL = PCAPS / "colo-hvm-fast.A.pcap.zst"
+TABLES = ("connections", "records", "syncs", "checkpoints", "findings")
+
+needs_memfd = pytest.mark.skipif(not hasattr(os, "memfd_create") or len(os.sched_getaffinity(0)) < 2,
+                                 reason="memfd_create and a second processor are needed")
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small files are read by the process, too."""
+    monkeypatch.setattr(ahead, "WORTHWHILE", 1)
+
+
+@needs_memfd
+@pytest.mark.parametrize("ending", [".pcap", ".pcapng", ".pcap.gz", ".pcap.zst"])
+def test_the_same_tables(ending: str, small: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = files.write(tmp_path / f"capt\u00fcre{ending}", Wire(stream.colo(3)))
+    ring = [path, files.write(tmp_path / "second.pcap", Wire(stream.remus(2), ports=(5, 6)))]
+    assert isinstance(blocks(ring), Ahead)
+    through = analysis.read(*ring)
+    monkeypatch.setattr(ahead, "WORTHWHILE", 1 << 40)
+    assert not isinstance(blocks(ring), Ahead)
+    here = analysis.read(*ring)
+    for table in TABLES:
+        assert through.export(table).equals(here.export(table)), table
+
+
+@needs_memfd
+def test_a_real_capture_with_progress(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    progress: list[int] = []
+    through = analysis.read(REAL, on_progress=progress.append)
+    monkeypatch.setattr(ahead, "WORTHWHILE", 1 << 40)
+    here = analysis.read(REAL)
+    for table in TABLES:
+        assert through.export(table).equals(here.export(table)), table
+    assert 0 < sum(progress) <= REAL.stat().st_size
+
+
+@needs_memfd
+def test_what_cannot_be_read_is_said_as_ever(small: None, tmp_path: Path) -> None:
+    (tmp_path / "text").write_bytes(b"this is no capture at all")
+    with pytest.raises(SourceError, match="text: not a capture"):
+        analysis.read(tmp_path / "text")
+    whole = files.write(tmp_path / "x.pcap", Wire(stream.colo(1))).read_bytes()
+    (tmp_path / "cut").write_bytes(whole[:-5])
+    assert "damaged_file" in set(analysis.read(tmp_path / "cut").findings["rule"])
+    with pytest.raises(SourceError):
+        analysis.read(tmp_path / "is not there")
+
+
+@needs_memfd
+def test_the_process_ends_with_who_takes_its_blocks(small: None) -> None:
+    reader = Ahead([str(REAL)])
+    taken = iter(reader)
+    assert isinstance(next(taken), File)
+    assert isinstance(next(taken), Packets)
+    taken.close()  # type: ignore[attr-defined]
+    assert reader._process.returncode is not None
+
+
+@needs_memfd
+def test_a_process_that_dies_is_one_line(small: None) -> None:
+    reader = Ahead([str(REAL)])
+    taken = iter(reader)
+    next(taken)
+    os.kill(reader._process.pid, signal.SIGKILL)
+    with pytest.raises(AheadError, match="has ended"):
+        for _ in taken:
+            pass
