@@ -229,21 +229,23 @@ def _count(counters, first, which, packet):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _is_foreign(data, openings, mine, header, sniffed):  # type: ignore[no-untyped-def]
-    """Whether the first octets of a side stand behind its SYN, are enough, and open no stream of ours;
-    keeps them."""
+def _is_foreign(data, openings, mine, header):  # type: ignore[no-untyped-def]
+    """Whether the first octets of a side stand behind its SYN, are enough, and open no stream of ours."""
     if not mine[_OPENING] & SYN or header[CAPTURED] < _SNIFFED:
         return False
     if header[SEQUENCE] != (mine[_BASE] + 1) & 0xFFFFFFFF or header[FLAGS] & SYN:
         return False
-    at = header[POSITION]
-    word = _be(data, at, 8)
+    word, opens = _be(data, header[POSITION], 8), False
     for i in range(len(openings)):
-        if word == openings[i]:
-            return False
-    for i in range(_SNIFFED):
-        sniffed[i] = data[at + i]
-    return True
+        opens |= word == openings[i]
+    return not opens
+
+
+@compiled
+def _sniff(data, header, sniffed):  # type: ignore[no-untyped-def]
+    """Keep the first octets of a side."""
+    for i in range(min(header[CAPTURED], _SNIFFED)):
+        sniffed[i] = data[header[POSITION] + i]
 
 
 @compiled
@@ -345,10 +347,13 @@ def _scan(data: Octets, openings: Words, ends: WordTable, headers: Table, times:
             theirs[_BASE] = (acknowledgement - 1) & 0xFFFFFFFF
         mine[_OCTETS] += length
         about = streams[stream]
-        if length and length == mine[_OCTETS] and _is_foreign(data, openings, mine, header, sniffed[stream, side]):
-            about[_FOREIGN] |= 1 << side
-            if about[_FOREIGN] == _BOTH or _speaks_first(mine, theirs, acknowledgement):
-                about[_IGNORED] = turned_out_foreign = True
+        if length and length == mine[_OCTETS]:
+            known = about[_IGNORED] and about[_FOREIGN]  # its answer tells more of what it is
+            if known or _is_foreign(data, openings, mine, header):
+                _sniff(data, header, sniffed[stream, side])
+                about[_FOREIGN] |= 1 << side
+                if not known and (about[_FOREIGN] == _BOTH or _speaks_first(mine, theirs, acknowledgement)):
+                    about[_IGNORED] = turned_out_foreign = True
         if about[_IGNORED]:
             continue
         if not about[_HEARD]:
