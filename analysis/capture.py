@@ -12,6 +12,7 @@ import pandas as pd
 from analysis import tables
 from analysis.causes import causes
 from analysis.checkpoints import checkpoints
+from analysis.explanation import explanation
 from analysis.pairs import pair_rows
 from analysis.phases import backwards, measure, phases
 from analysis.reading import Reading
@@ -91,6 +92,11 @@ class Capture(Reading):
         timedelta64[ns].  ValueError if the capture was read without `segments=True`."""
         return stamped(self.export("causes"))
 
+    @property
+    def explanation(self) -> pd.DataFrame:
+        """The causes over all checkpoints, what cost most in front (`analysis.explanation.explanation`)."""
+        return self.export("explanation")
+
     def latency(self) -> pd.DataFrame:
         """Statistics of each pair, in ms (`analysis.latency.latency`)."""
         return self.export("latency")
@@ -111,7 +117,8 @@ class Capture(Reading):
             "pages": self._pages,
             "segments": lambda: segments(self.engine),
             "parts": lambda: self._explained[0].copy(),
-            "causes": lambda: self._explained[1].copy()}
+            "causes": lambda: self._explained[1].copy(),
+            "explanation": lambda: explanation(*self._explained)}
         return self._per_file(makers[table]())
 
     @cached_property

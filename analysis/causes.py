@@ -59,6 +59,9 @@ _ADVICE = {
     FORWARD: "The primary's dom0 takes this time: look at its CPU and toolstack.",
     BACK: "The secondary takes this time: look at its dom0's CPU, its toolstack and device model."}
 
+STREAM = "stream"
+_STREAM = Boundary(STREAM, FORWARD, "delivered", "last")
+
 PARTS = {"connection": "int64", "checkpoint": "Int64", "phase": "object", "part": "object", "duration_ns": "Int64"}
 COLUMNS = {"connection": "int64", "checkpoint": "Int64", "phase": "object", "cause": "object",
            "duration_ns": "Int64", "frame": "Int64", "to_frame": "Int64", "text": "object"}
@@ -87,7 +90,8 @@ def causes(engine: Engine, rows: np.ndarray, phases: pd.DataFrame) -> tuple[pd.D
     add up to the phase, to the nanosecond.  Causes (`COLUMNS`): the parts that are long enough to be claimed,
     with the frames around their longest stretch and what was seen there.
 
-    While one side works and the other one waits (suspend, load...) what is left is the work (`SLOW` and the
+    A connection without phases (a plain migration, a capture that lacks too much) is one phase, `STREAM`, from
+    the primary's first octet to its last.  While one side works and the other one waits (suspend, load...) what is left is the work (`SLOW` and the
     phase's name) but for one round trip, which the network may have taken.
     """
     parts: list[dict[str, Any]] = []
@@ -95,7 +99,7 @@ def causes(engine: Engine, rows: np.ndarray, phases: pd.DataFrame) -> tuple[pd.D
     for connection in engine.ours():
         explainer = _Explainer(engine, connection, rows[rows["connection"] == connection.number])
         mine = phases[(phases["connection"] == connection.number) & phases["duration_ns"].notna()]
-        for phase in mine.to_dict("records"):
+        for phase in mine.to_dict("records") or explainer.stream():
             for name, part in explainer.explain(phase).items():
                 key = {"connection": connection.number, "checkpoint": phase["checkpoint"], "phase": phase["phase"]}
                 parts.append({**key, "part": name, "duration_ns": part.duration})
@@ -117,8 +121,8 @@ class _Explainer:
     """What happened on one connection, to explain its phases with."""
 
     def __init__(self, engine: Engine, connection: Connection, rows: np.ndarray) -> None:
-        segments = engine.segments(connection)
-        self._boundaries = {b.phase: b for b in BOUNDARIES.get(connection.kind, ())}
+        segments = self._segments = engine.segments(connection)
+        self._boundaries = {b.phase: b for b in BOUNDARIES.get(connection.kind, ())} | {STREAM: _STREAM}
         self._sides = {direction: connection.side(direction) for direction in DIRECTIONS}
         self._direction = {side: direction for direction, side in self._sides.items()}
         self._records = {}
@@ -134,6 +138,14 @@ class _Explainer:
         self._begins = np.array([wait.begin for wait in self._waits], np.int64)
         # They do not overlap within a direction: the longest tells how far back one may begin.
         self._longest = max((wait.end - wait.begin for wait in self._waits), default=0)
+
+    def stream(self) -> list[dict[str, Any]]:
+        """All that the primary sends, as if it were a phase."""
+        mine = self._segments[(self._segments["side"] == self._sides[FORWARD]) & (self._segments["length"] > 0)
+                              & (self._segments["time_ns"] > 0)]
+        return [{"checkpoint": pd.NA, "phase": STREAM, "begin_ns": mine["time_ns"][0],
+                 "end_ns": mine["time_ns"][-1], "begin_frame": mine["frame"][0], "end_frame": mine["frame"][-1]}
+                ] if len(mine) else []
 
     def explain(self, phase: dict[str, Any]) -> dict[str, _Part]:
         """The parts of a phase by name, those that take no time left out."""
@@ -164,15 +176,14 @@ class _Explainer:
         ms = part.duration / 1e6
         if name.startswith(SLOW):
             boundary = self._boundaries[phase["phase"]]
-            return f"{boundary.meaning}: {ms:.1f} ms" if ms >= SLOW_LEAST else ""
+            return boundary.meaning if ms >= SLOW_LEAST else ""
         if name not in CAUSES or ms < CAUSES[name].least or part.wait is None:
             return ""
         direction = self._direction[part.wait.side]
         sender, peer = ("primary", "secondary") if direction == FORWARD else ("secondary", "primary")
-        text = CAUSES[name].text.format(
+        return CAUSES[name].text.format(
             place=f"{direction}:{part.wait.stream_offset}", sender=sender, peer=peer,
             record=self._record(direction, part.wait.stream_offset))
-        return f"{text}: {ms:.1f} ms"
 
     def _between(self, begin: int, end: int) -> Iterator[Wait]:
         first = int(self._begins.searchsorted(begin - self._longest))
