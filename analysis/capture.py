@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
@@ -13,8 +14,10 @@ from analysis.checkpoints import checkpoints
 from analysis.pairs import pair_rows
 from analysis.phases import backwards, measure, phases
 from analysis.reading import Reading
+from analysis.segments import segments
 from analysis.spans import numbers
 from dissector.findings import Finding
+from dissector.protocol import PAGE_SIZE
 
 
 class Capture(Reading):
@@ -26,7 +29,7 @@ class Capture(Reading):
     """
 
     def __init__(self, reading: Reading) -> None:
-        super().__init__(reading.engine, reading.rows, reading.points)
+        super().__init__(reading.engine, reading.rows, reading.points, reading.page_table)
 
     @property
     def connections(self) -> pd.DataFrame:
@@ -63,6 +66,18 @@ class Capture(Reading):
         """What is wrong with the stream or its capture (`analysis.tables.findings`)."""
         return self.export("findings")
 
+    @property
+    def pages(self) -> pd.DataFrame:
+        """Every PFN of every PAGE_DATA and dirty list (`analysis.pages.Pages.table`), and its checkpoint.
+        ValueError if the capture was read without."""
+        return self.export("pages")
+
+    @property
+    def segments(self) -> pd.DataFrame:
+        """TCP segments of our connections (`analysis.segments.segments`).  ValueError if the capture was
+        read without `segments=True`."""
+        return stamped(self.export("segments"))
+
     def latency(self) -> pd.DataFrame:
         """Statistics of each pair, in ms (`analysis.latency.latency`)."""
         return self.export("latency")
@@ -74,12 +89,13 @@ class Capture(Reading):
                                       self.export("checkpoints"), every)
         if table == "findings":
             return self._per_file(tables.findings(self.all_findings))
-        frame: pd.DataFrame = {
+        makers: dict[str, Callable[[], pd.DataFrame]] = {
             "records": lambda: tables.records(self.rows).assign(checkpoint=self._numbers),
             "syncs": lambda: self._syncs.copy(),
             "pairs": lambda: self._pairs.copy(), "latency": lambda: tables.latency(self._pairs),
-            "checkpoints": lambda: self._measured[0].copy(), "phases": lambda: self._measured[1].copy()}[table]()
-        return self._per_file(frame)
+            "checkpoints": lambda: self._measured[0].copy(), "phases": lambda: self._measured[1].copy(),
+            "pages": self._pages, "segments": lambda: segments(self.engine)}
+        return self._per_file(makers[table]())
 
     @cached_property
     def _numbers(self) -> pd.Series:
@@ -89,6 +105,16 @@ class Capture(Reading):
             mine = self.rows["connection"] == connection.number
             found[mine] = numbers(connection, self.rows[mine])
         return pd.Series(pd.arrays.IntegerArray(found, found < 0))
+
+    def _pages(self) -> pd.DataFrame:
+        if self.page_table is None:
+            raise ValueError("pages are kept by analysis.read, with coloscope's own engine")
+        table = self.page_table.table(PAGE_SIZE)
+        keys = ["connection", "direction", "stream_offset"]
+        of = tables.records(self.rows).assign(checkpoint=self._numbers).set_index(keys)["checkpoint"]
+        at = pd.MultiIndex.from_frame(table[keys])
+        table.insert(1, "checkpoint", of.reindex(at).array)
+        return table
 
     @cached_property
     def _syncs(self) -> pd.DataFrame:
