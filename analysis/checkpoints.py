@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.iterations import beginnings
 from analysis.pairs import CLOSES, OPENS, TRANSITIONS, USUAL, WHOLES
 from analysis.phases import NAMES, Measured
 from analysis.rows import STATUSES
@@ -193,7 +194,7 @@ def _plain(one: Measured, volume: dict[str, Any]) -> dict[str, Any]:
 
     Downtime, as the wire bounds it.  The guest stands still at the latest when the first record
     behind the last PAGE_DATA is written, and surely still ran when the last live pass over memory
-    was being sent (passes: PFNs ascend; without a second pass, when the last PAGE_DATA was).  It
+    was being sent (`beginnings` of iterations; without a second one, when the last PAGE_DATA was).  It
     runs on the target after GO_MESSAGE and before REPORT; without xl's messages, at the earliest
     at the end of the libxl stream.  A migration that failed and gave the domain back has neither.
     """
@@ -213,8 +214,7 @@ def _plain(one: Measured, volume: dict[str, Any]) -> dict[str, Any]:
         starts = int((go if len(go) else end)["delivered_ns"][0])
         row["downtime_min_ms"] = (starts - stops) / 1e6
         if len(report):
-            turns = np.flatnonzero(pages["first_pfn"][1:] < pages["last_pfn"][:-1])
-            last_live = pages[turns[-1]] if len(turns) else pages[-1]
+            last_live = pages[beginnings(pages)[-1] - 1]  # of one iteration: its last record
             row["downtime_max_ms"] = (int(report["delivered_ns"][0])
                                       - int(last_live["first_seen_ns"])) / 1e6
     return row
