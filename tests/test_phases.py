@@ -152,8 +152,20 @@ def test_an_epoch_whose_start_was_not_seen_has_no_memory_phase(tmp_path: Path) -
     assert phases["duration_ns"].notna().iloc[4:-1].all()
 
 
-def test_plain_migrations_have_none(tmp_path: Path) -> None:
-    assert of(tmp_path, Wire(stream.plain(GUEST))).phases.empty
+def test_phases_of_a_migration_add_up_to_it(tmp_path: Path) -> None:
+    capture = of(tmp_path, Wire(stream.plain(GUEST)))
+    phases = capture.export("phases")
+    assert phases["phase"].tolist() == ["memory", "cpu", "device", "load", "resume"]
+    assert phases["duration_ns"].sum() / 1e6 == capture.checkpoints["total_ms"].iloc[0]
+
+
+def test_without_xl_nobody_tells_when_a_guest_was_loaded(tmp_path: Path) -> None:
+    phases = of(tmp_path, Wire(stream.plain(replace(GUEST, xl=False)))).phases
+    assert phases["duration"].notna().tolist() == [True, True, True, False, False]
+
+
+def test_a_capture_without_phases(tmp_path: Path) -> None:
+    of(tmp_path, Wire(list(stream.plain(GUEST))[:5]))
     done = run("phases", str(tmp_path / "x.pcap"))
     assert (done.returncode, len(done.stdout.splitlines())) == (0, 1)
     assert b"no phases" in done.stderr
