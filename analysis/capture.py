@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 
 from analysis import tables
+from analysis.causes import causes
 from analysis.checkpoints import checkpoints
+from analysis.explanation import explanation
 from analysis.iterations import iterations
 from analysis.memory import Memory
 from analysis.pairs import pair_rows
@@ -90,6 +92,23 @@ class Capture(Reading):
         read without `segments=True`."""
         return stamped(self.export("segments"))
 
+    @property
+    def parts(self) -> pd.DataFrame:
+        """What each phase was made of (`analysis.causes.causes`); duration is timedelta64[ns].  ValueError if
+        the capture was read without `segments=True`."""
+        return stamped(self.export("parts"))
+
+    @property
+    def causes(self) -> pd.DataFrame:
+        """What made phases long, with the frames that prove it (`analysis.causes.causes`); duration is
+        timedelta64[ns].  ValueError if the capture was read without `segments=True`."""
+        return stamped(self.export("causes"))
+
+    @property
+    def explanation(self) -> pd.DataFrame:
+        """The causes over all checkpoints, what cost most in front (`analysis.explanation.explanation`)."""
+        return self.export("explanation")
+
     def latency(self) -> pd.DataFrame:
         """Statistics of each pair, in ms (`analysis.latency.latency`)."""
         return self.export("latency")
@@ -105,9 +124,14 @@ class Capture(Reading):
             "records": lambda: tables.records(self.rows).assign(checkpoint=self._numbers),
             "syncs": lambda: self._syncs.copy(),
             "pairs": lambda: self._pairs.copy(), "latency": lambda: tables.latency(self._pairs),
-            "checkpoints": lambda: self._measured[0].copy(), "phases": lambda: self._measured[1].copy(),
+            "checkpoints": lambda: self._measured[0].copy(),
+            "phases": lambda: self._measured[1].copy(),
             "iterations": lambda: iterations(self._measure(), self._pages() if self.page_table else None),
-            "pages": self._pages, "segments": lambda: segments(self.engine)}
+            "pages": self._pages,
+            "segments": lambda: segments(self.engine),
+            "parts": lambda: self._explained[0].copy(),
+            "causes": lambda: self._explained[1].copy(),
+            "explanation": lambda: explanation(*self._explained)}
         return self._per_file(makers[table]())
 
     @cached_property
@@ -128,6 +152,10 @@ class Capture(Reading):
         at = pd.MultiIndex.from_frame(table[keys])
         table.insert(1, "checkpoint", of.reindex(at).array)
         return table
+
+    @cached_property
+    def _explained(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        return causes(self.engine, self.rows, self._measured[1])
 
     @cached_property
     def _syncs(self) -> pd.DataFrame:
