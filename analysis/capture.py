@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from analysis import tables
+from analysis import proxy, tables
 from analysis.checkpoints import checkpoints, numbers
 from analysis.pairs import pair_rows
 from analysis.reading import Reading
@@ -24,7 +24,8 @@ class Capture(Reading):
     """
 
     def __init__(self, reading: Reading) -> None:
-        super().__init__(reading.engine, reading.rows, reading.points)
+        super().__init__(reading.engine, reading.rows, reading.points, reading.messages,
+                         reading.conversation)
 
     @property
     def connections(self) -> pd.DataFrame:
@@ -56,6 +57,11 @@ class Capture(Reading):
         """What is wrong with the stream or its capture (`analysis.tables.findings`)."""
         return self.export("findings")
 
+    @property
+    def proxy(self) -> pd.DataFrame:
+        """What a colo-proxy and the toolstack told each other (`analysis.proxy.messages`)."""
+        return stamped(self.export("proxy"))
+
     def latency(self) -> pd.DataFrame:
         """Statistics of each pair, in ms (`analysis.latency.latency`)."""
         return self.export("latency")
@@ -67,6 +73,8 @@ class Capture(Reading):
                                       self.export("checkpoints"), every)
         if table == "findings":
             return self._per_file(tables.findings(self.all_findings))
+        if table == "proxy":
+            return self._per_file(proxy.messages(self.conversation.messages), self.conversation)
         frame: pd.DataFrame = {
             "records": lambda: tables.records(self.rows).assign(checkpoint=self._numbers),
             "syncs": lambda: self._syncs.copy(),
@@ -102,11 +110,13 @@ class Capture(Reading):
 
     @cached_property
     def _checkpoints_found(self) -> tuple[pd.DataFrame, list[Finding]]:
-        return checkpoints(self.engine, self.rows, self._syncs, self._pairs)
+        found, findings = checkpoints(self.engine, self.rows, self._syncs, self._pairs)
+        found["reason"] = proxy.reasons(found, proxy.messages(self.conversation.messages))
+        return found, findings
 
-    def _per_file(self, frame: pd.DataFrame) -> pd.DataFrame:
+    def _per_file(self, frame: pd.DataFrame, reading: Reading | None = None) -> pd.DataFrame:
         """Frame numbers as each file counts them; with several files a column that names it."""
-        files = self.engine.files
+        files = (reading or self).engine.files
         if len(files) < 2:
             return frame
         starts = np.array([file.first for file in files])

@@ -130,11 +130,13 @@ def latency(files: tuple[str, ...], **options: Any) -> None:
 
 
 @main.command()
+@click.option("--proxy", metavar="FILE", help="A capture of the colo-proxy's control connection, by the same "
+              "host's clock: it tells why each checkpoint began.")
 @_common
-def checkpoints(files: tuple[str, ...], **options: Any) -> None:
+def checkpoints(files: tuple[str, ...], proxy: str | None, **options: Any) -> None:
     """List checkpoints (COLO), epochs (Remus) or the migration, with their phases."""
     with _ends():
-        capture = _read(files)
+        capture = _read(files, proxy=proxy)
         _write(capture, "checkpoints", options)
         if capture.export("checkpoints").empty:
             _say(f"no checkpoints: {_WHY['']}")
@@ -313,7 +315,7 @@ def _ends() -> Iterator[None]:
         sys.exit(130)
 
 
-def _observe(files: tuple[str, ...], lenient: bool = False) -> Reading:
+def _observe(files: tuple[str, ...], lenient: bool = False, proxy: str | None = None) -> Reading:
     """What is in the capture, with a warning for what is wrong with it; ends the command if nothing in it
     is ours (unless `lenient`)."""
     from dissector.ahead import Ahead, is_worthwhile
@@ -323,17 +325,18 @@ def _observe(files: tuple[str, ...], lenient: bool = False) -> Reading:
         ahead = Ahead(files, on_progress) if is_worthwhile(files) else None
         from analysis.reading import observe
 
-        reading = observe(*files, on_progress=on_progress, ahead=ahead)
-    _warn(reading, reading.engine.findings)
+        reading = observe(*files, proxy=proxy, on_progress=on_progress, ahead=ahead)
+    for part in dict.fromkeys((reading, reading.conversation)):
+        _warn(part, part.engine.findings)
     if not lenient and not reading.engine.ours():
         raise Failure(f"{files[0] if len(files) == 1 else f'{len(files)} files'}: "
                       + reading.found_instead())
     return reading
 
 
-def _read(files: tuple[str, ...], lenient: bool = False) -> Capture:
+def _read(files: tuple[str, ...], lenient: bool = False, proxy: str | None = None) -> Capture:
     """The same as tables."""
-    reading = _observe(files, lenient)
+    reading = _observe(files, lenient, proxy)
     from analysis.capture import Capture
 
     capture = Capture(reading)

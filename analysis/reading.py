@@ -12,7 +12,9 @@ import numpy as np
 from analysis.rows import Rows
 from dissector.ahead import Ahead
 from dissector.engine import Engine
+from dissector.errors import CannotDo
 from dissector.findings import NOTE
+from dissector.proxy import Message
 from dissector.recognise import COLO_PROXY, ENCRYPTED, QEMU_COLO
 from dissector.record import Record
 from dissector.source import Source
@@ -25,12 +27,19 @@ COLOSCOPE, WIRESHARK = "coloscope", "wireshark"
 """What may read a capture."""
 
 
+class ProxyError(CannotDo):
+    """A capture of a colo-proxy that has none; the message says what to do."""
+
+
 class Reading:
     """What a capture was read to be, without pandas: `engine`, `rows` (`analysis.rows.Rows.array`) and the
-    `points` (sync-points)."""
+    `points` (sync-points); `conversation` is where a colo-proxy's `messages` are: here, or in a capture of
+    their own."""
 
-    def __init__(self, engine: Engine, rows: np.ndarray, points: list[Sync]) -> None:
-        self.engine, self.rows, self.points = engine, rows, points
+    def __init__(self, engine: Engine, rows: np.ndarray, points: list[Sync], messages: list[Message],
+                 conversation: Reading | None = None) -> None:
+        self.engine, self.rows, self.points, self.messages = engine, rows, points, messages
+        self.conversation = conversation or self
 
     def found_instead(self) -> str:
         """One line on a capture in which nothing is ours."""
@@ -58,6 +67,7 @@ class Reading:
 
 
 def read(*names: str | os.PathLike[str] | Source, engine: str = COLOSCOPE, tshark: Sequence[str] = (),
+         proxy: str | os.PathLike[str] | None = None,
          on_progress: Callable[[int], None] | None = None) -> Capture:
     """Read capture files, which are one capture (a ring), in this order; "-" is stdin.
 
@@ -67,14 +77,18 @@ def read(*names: str | os.PathLike[str] | Source, engine: str = COLOSCOPE, tshar
     `engine` "wireshark" lets the user's own tshark read one file, with `tshark` as further
     arguments, for those who decrypt or filter there: the same tables, but for what Wireshark does
     not know (`dissector.wireshark.read.Wireshark`).  Raises `TsharkError` where that fails.
+
+    `proxy` is a capture with the colo-proxy's control connection, by the same host's clock.  Raises
+    `ProxyError` if it has none.
     """
     from analysis.capture import Capture
 
-    return Capture(observe(*names, engine=engine, tshark=tshark, on_progress=on_progress))
+    return Capture(observe(*names, engine=engine, tshark=tshark, proxy=proxy, on_progress=on_progress))
 
 
 def observe(*names: str | os.PathLike[str] | Source, engine: str = COLOSCOPE, tshark: Sequence[str] = (),
-            on_progress: Callable[[int], None] | None = None, ahead: Ahead | None = None) -> Reading:
+            proxy: str | os.PathLike[str] | None = None, on_progress: Callable[[int], None] | None = None,
+            ahead: Ahead | None = None) -> Reading:
     """The same without tables, and without the quarter of a second that importing pandas takes.  `ahead`: what
     reads these files already."""
     if engine not in (COLOSCOPE, WIRESHARK):
@@ -85,10 +99,16 @@ def observe(*names: str | os.PathLike[str] | Source, engine: str = COLOSCOPE, ts
         source: Engine = Wireshark(tshark)
     else:
         source = Engine()
-    rows, points = Rows(), []
+    conversation = observe(proxy) if proxy else None
+    if conversation and not conversation.messages:
+        raise ProxyError(f"{proxy}: no control connection of a colo-proxy in it; it is a TCP connection of its own, "
+                         "often on the loopback interface")
+    rows, points, messages = Rows(), [], []
     for event in source.read(ahead) if ahead else source.run(names, on_progress=on_progress):
         if isinstance(event, Record):
             rows.append(event)
+        elif isinstance(event, Message):
+            messages.append(event)
         else:
             points.append(event)
-    return Reading(source, rows.array(), points)
+    return Reading(source, rows.array(), points, messages, conversation)
