@@ -3,16 +3,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
 from analysis import proxy, tables
-from analysis.checkpoints import checkpoints, numbers
+from analysis.checkpoints import checkpoints
 from analysis.pairs import pair_rows
+from analysis.phases import backwards, measure, phases
 from analysis.reading import Reading
+from analysis.segments import segments
+from analysis.spans import numbers
 from dissector.findings import Finding
+from dissector.protocol import PAGE_SIZE
 
 
 class Capture(Reading):
@@ -24,7 +29,7 @@ class Capture(Reading):
     """
 
     def __init__(self, reading: Reading) -> None:
-        super().__init__(reading.engine, reading.rows, reading.points, reading.messages,
+        super().__init__(reading.engine, reading.rows, reading.points, reading.messages, reading.page_table,
                          reading.conversation)
 
     @property
@@ -53,6 +58,11 @@ class Capture(Reading):
         return stamped(self.export("checkpoints"))
 
     @property
+    def phases(self) -> pd.DataFrame:
+        """Phases of checkpoints and epochs (`analysis.phases.phases`); duration is timedelta64[ns]."""
+        return stamped(self.export("phases"))
+
+    @property
     def findings(self) -> pd.DataFrame:
         """What is wrong with the stream or its capture (`analysis.tables.findings`)."""
         return self.export("findings")
@@ -61,6 +71,18 @@ class Capture(Reading):
     def proxy(self) -> pd.DataFrame:
         """What a colo-proxy and the toolstack told each other (`analysis.proxy.messages`)."""
         return stamped(self.export("proxy"))
+
+    @property
+    def pages(self) -> pd.DataFrame:
+        """Every PFN of every PAGE_DATA and dirty list (`analysis.pages.Pages.table`), and its checkpoint.
+        ValueError if the capture was read without."""
+        return self.export("pages")
+
+    @property
+    def segments(self) -> pd.DataFrame:
+        """TCP segments of our connections (`analysis.segments.segments`).  ValueError if the capture was
+        read without `segments=True`."""
+        return stamped(self.export("segments"))
 
     def latency(self) -> pd.DataFrame:
         """Statistics of each pair, in ms (`analysis.latency.latency`)."""
@@ -75,12 +97,15 @@ class Capture(Reading):
             return self._per_file(tables.findings(self.all_findings))
         if table == "proxy":
             return self._per_file(proxy.messages(self.conversation.messages), self.conversation)
-        frame: pd.DataFrame = {
+        makers: dict[str, Callable[[], pd.DataFrame]] = {
             "records": lambda: tables.records(self.rows).assign(checkpoint=self._numbers),
             "syncs": lambda: self._syncs.copy(),
             "pairs": lambda: self._pairs.copy(), "latency": lambda: tables.latency(self._pairs),
-            "checkpoints": lambda: self._checkpoints.copy()}[table]()
-        return self._per_file(frame)
+            "checkpoints": lambda: self._measured[0].copy(),
+            "phases": lambda: self._measured[1].copy(),
+            "pages": self._pages,
+            "segments": lambda: segments(self.engine)}
+        return self._per_file(makers[table]())
 
     @cached_property
     def _numbers(self) -> pd.Series:
@@ -90,6 +115,16 @@ class Capture(Reading):
             mine = self.rows["connection"] == connection.number
             found[mine] = numbers(connection, self.rows[mine])
         return pd.Series(pd.arrays.IntegerArray(found, found < 0))
+
+    def _pages(self) -> pd.DataFrame:
+        if self.page_table is None:
+            raise ValueError("pages are kept by analysis.read, with coloscope's own engine")
+        table = self.page_table.table(PAGE_SIZE)
+        keys = ["connection", "direction", "stream_offset"]
+        of = tables.records(self.rows).assign(checkpoint=self._numbers).set_index(keys)["checkpoint"]
+        at = pd.MultiIndex.from_frame(table[keys])
+        table.insert(1, "checkpoint", of.reindex(at).array)
+        return table
 
     @cached_property
     def _syncs(self) -> pd.DataFrame:
@@ -102,17 +137,15 @@ class Capture(Reading):
     @property
     def all_findings(self) -> list[Finding]:
         """Those of the engine, and what is wrong with checkpoints."""
-        return self.engine.findings + self._checkpoints_found[1]
-
-    @property
-    def _checkpoints(self) -> pd.DataFrame:
-        return self._checkpoints_found[0]
+        return self.engine.findings + self._measured[2]
 
     @cached_property
-    def _checkpoints_found(self) -> tuple[pd.DataFrame, list[Finding]]:
-        found, findings = checkpoints(self.engine, self.rows, self._syncs, self._pairs)
-        found["reason"] = proxy.reasons(found, proxy.messages(self.conversation.messages))
-        return found, findings
+    def _measured(self) -> tuple[pd.DataFrame, pd.DataFrame, list[Finding]]:
+        """Checkpoints, their phases, and what is wrong with these."""
+        measured = list(measure(self.engine, self.rows, self._syncs))
+        rows = checkpoints(measured, self._pairs)
+        rows["reason"] = proxy.reasons(rows, proxy.messages(self.conversation.messages))
+        return rows, phases(measured), list(backwards(measured))
 
     def _per_file(self, frame: pd.DataFrame, reading: Reading | None = None) -> pd.DataFrame:
         """Frame numbers as each file counts them; with several files a column that names it."""
@@ -131,13 +164,13 @@ class Capture(Reading):
 
 
 def stamped(frame: pd.DataFrame) -> pd.DataFrame:
-    """The same table with timestamps for `*_ns` columns (timedeltas for latencies)."""
+    """The same table with timestamps for `*_ns` columns (timedeltas for latencies and durations)."""
     columns = {}
     for name, column in frame.items():
         if not str(name).endswith("_ns"):
             columns[name] = column
-        elif str(name) == "latency_ns":
-            columns["latency"] = pd.to_timedelta(column, unit="ns").astype("timedelta64[ns]")
+        elif str(name) in ("latency_ns", "duration_ns"):
+            columns[str(name).removesuffix("_ns")] = pd.to_timedelta(column, unit="ns").astype("timedelta64[ns]")
         else:
             times = pd.to_datetime(column, unit="ns", utc=True)
             columns[str(name).removesuffix("_ns")] = times.astype("datetime64[ns, UTC]")

@@ -22,6 +22,7 @@ from dissector.syncpoints import Sync
 
 if TYPE_CHECKING:
     from analysis.capture import Capture
+    from analysis.pages import Pages
 
 COLOSCOPE, WIRESHARK = "coloscope", "wireshark"
 """What may read a capture."""
@@ -37,9 +38,9 @@ class Reading:
     their own."""
 
     def __init__(self, engine: Engine, rows: np.ndarray, points: list[Sync], messages: list[Message],
-                 conversation: Reading | None = None) -> None:
+                 page_table: Pages | None = None, conversation: Reading | None = None) -> None:
         self.engine, self.rows, self.points, self.messages = engine, rows, points, messages
-        self.conversation = conversation or self
+        self.page_table, self.conversation = page_table, conversation or self
 
     def found_instead(self) -> str:
         """One line on a capture in which nothing is ours."""
@@ -67,12 +68,16 @@ class Reading:
 
 
 def read(*names: str | os.PathLike[str] | Source, engine: str = COLOSCOPE, tshark: Sequence[str] = (),
-         proxy: str | os.PathLike[str] | None = None,
+         segments: bool = False, contents: bool = False, proxy: str | os.PathLike[str] | None = None,
          on_progress: Callable[[int], None] | None = None) -> Capture:
     """Read capture files, which are one capture (a ring), in this order; "-" is stdin.
 
     pcap or pcapng, plain or compressed with gzip or zstd.  Raises `dissector.SourceError` if one
-    of them cannot be read at all.  Memory grows with the records, not with the octets.
+    of them cannot be read at all.  Memory grows with the records and pages, not with the octets.
+
+    `segments` keeps what TCP did, too (35 octets of memory for each segment): for `Capture.segments`,
+    `Capture.causes` and what they tell.  `contents` looks at the pages themselves: for zero and unchanged
+    ones in `Capture.pages`.  Only coloscope's own engine can do either.
 
     `engine` "wireshark" lets the user's own tshark read one file, with `tshark` as further
     arguments, for those who decrypt or filter there: the same tables, but for what Wireshark does
@@ -83,32 +88,43 @@ def read(*names: str | os.PathLike[str] | Source, engine: str = COLOSCOPE, tshar
     """
     from analysis.capture import Capture
 
-    return Capture(observe(*names, engine=engine, tshark=tshark, proxy=proxy, on_progress=on_progress))
+    return Capture(observe(*names, engine=engine, tshark=tshark, segments=segments, pages=engine == COLOSCOPE,
+                           contents=contents, proxy=proxy, on_progress=on_progress))
 
 
 def observe(*names: str | os.PathLike[str] | Source, engine: str = COLOSCOPE, tshark: Sequence[str] = (),
+            segments: bool = False, pages: bool = False, contents: bool = False,
             proxy: str | os.PathLike[str] | None = None, on_progress: Callable[[int], None] | None = None,
             ahead: Ahead | None = None) -> Reading:
-    """The same without tables, and without the quarter of a second that importing pandas takes.  `ahead`: what
-    reads these files already."""
+    """The same without tables, and without the quarter of a second that importing pandas takes.  `pages`: keep
+    their PFNs.  `ahead`: what reads these files already."""
     if engine not in (COLOSCOPE, WIRESHARK):
         raise ValueError(f"engine is {COLOSCOPE!r} or {WIRESHARK!r}, not {engine!r}")
+    if engine == WIRESHARK and (segments or pages or contents):
+        raise ValueError(f"segments, pages and contents want engine={COLOSCOPE!r}")
     if engine == WIRESHARK:
         from dissector.wireshark.read import Wireshark
 
         source: Engine = Wireshark(tshark)
     else:
-        source = Engine()
+        source = Engine(segments=segments, contents=contents)
     conversation = observe(proxy) if proxy else None
     if conversation and not conversation.messages:
         raise ProxyError(f"{proxy}: no control connection of a colo-proxy in it; it is a TCP connection of its own, "
                          "often on the loopback interface")
     rows, points, messages = Rows(), [], []
+    kept = None
+    if pages or contents:
+        from analysis.pages import Pages
+
+        kept = Pages()
     for event in source.read(ahead) if ahead else source.run(names, on_progress=on_progress):
         if isinstance(event, Record):
+            if kept is not None:
+                kept.append(event)
             rows.append(event)
         elif isinstance(event, Message):
             messages.append(event)
         else:
             points.append(event)
-    return Reading(source, rows.array(), points, messages, conversation)
+    return Reading(source, rows.array(), points, messages, kept, conversation)
