@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 
 from analysis import proxy, tables
+from analysis.bounds import bounds
+from analysis.capture_point import capture_points
 from analysis.checkpoints import checkpoints
 from analysis.pairs import pair_rows
 from analysis.phases import backwards, measure, phases
@@ -73,6 +75,18 @@ class Capture(Reading):
         return stamped(self.export("proxy"))
 
     @property
+    def capture_points(self) -> pd.DataFrame:
+        """How far both ends are (`analysis.capture_point.capture_points`).  ValueError if the capture was read
+        without `segments=True`."""
+        return self.export("capture_points")
+
+    @property
+    def bounds(self) -> pd.DataFrame:
+        """What latencies are at both ends (`analysis.bounds.bounds`).  ValueError if the capture was read without
+        `segments=True`."""
+        return stamped(self.export("bounds"))
+
+    @property
     def pages(self) -> pd.DataFrame:
         """Every PFN of every PAGE_DATA and dirty list (`analysis.pages.Pages.table`), and its checkpoint.
         ValueError if the capture was read without."""
@@ -104,7 +118,9 @@ class Capture(Reading):
             "checkpoints": lambda: self._measured[0].copy(),
             "phases": lambda: self._measured[1].copy(),
             "pages": self._pages,
-            "segments": lambda: segments(self.engine)}
+            "segments": lambda: segments(self.engine),
+            "capture_points": lambda: self._capture_points.copy(),
+            "bounds": lambda: bounds(self._pairs, self.points, segments(self.engine), self._capture_points)}
         return self._per_file(makers[table]())
 
     @cached_property
@@ -125,6 +141,10 @@ class Capture(Reading):
         at = pd.MultiIndex.from_frame(table[keys])
         table.insert(1, "checkpoint", of.reindex(at).array)
         return table
+
+    @cached_property
+    def _capture_points(self) -> pd.DataFrame:
+        return capture_points(segments(self.engine))
 
     @cached_property
     def _syncs(self) -> pd.DataFrame:
