@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 
 import numpy as np
@@ -12,9 +12,12 @@ import pandas as pd
 from analysis import proxy, tables
 from analysis.bounds import bounds
 from analysis.capture_point import capture_points
+from analysis.causes import causes
 from analysis.checkpoints import checkpoints
+from analysis.explanation import explanation
+from analysis.iterations import iterations
 from analysis.pairs import pair_rows
-from analysis.phases import backwards, measure, phases
+from analysis.phases import Measured, backwards, measure, phases
 from analysis.reading import Reading
 from analysis.segments import segments
 from analysis.spans import numbers
@@ -65,6 +68,11 @@ class Capture(Reading):
         return stamped(self.export("phases"))
 
     @property
+    def iterations(self) -> pd.DataFrame:
+        """Iterations of live migrations over memory (`analysis.iterations.iterations`)."""
+        return stamped(self.export("iterations"))
+
+    @property
     def findings(self) -> pd.DataFrame:
         """What is wrong with the stream or its capture (`analysis.tables.findings`)."""
         return self.export("findings")
@@ -98,6 +106,23 @@ class Capture(Reading):
         read without `segments=True`."""
         return stamped(self.export("segments"))
 
+    @property
+    def parts(self) -> pd.DataFrame:
+        """What each phase was made of (`analysis.causes.causes`); duration is timedelta64[ns].  ValueError if
+        the capture was read without `segments=True`."""
+        return stamped(self.export("parts"))
+
+    @property
+    def causes(self) -> pd.DataFrame:
+        """What made phases long, with the frames that prove it (`analysis.causes.causes`); duration is
+        timedelta64[ns].  ValueError if the capture was read without `segments=True`."""
+        return stamped(self.export("causes"))
+
+    @property
+    def explanation(self) -> pd.DataFrame:
+        """The causes over all checkpoints, what cost most in front (`analysis.explanation.explanation`)."""
+        return self.export("explanation")
+
     def latency(self) -> pd.DataFrame:
         """Statistics of each pair, in ms (`analysis.latency.latency`)."""
         return self.export("latency")
@@ -117,10 +142,14 @@ class Capture(Reading):
             "pairs": lambda: self._pairs.copy(), "latency": lambda: tables.latency(self._pairs),
             "checkpoints": lambda: self._measured[0].copy(),
             "phases": lambda: self._measured[1].copy(),
+            "iterations": lambda: iterations(self._measure(), self._pages() if self.page_table else None),
             "pages": self._pages,
             "segments": lambda: segments(self.engine),
             "capture_points": lambda: self._capture_points.copy(),
-            "bounds": lambda: bounds(self._pairs, self.points, segments(self.engine), self._capture_points)}
+            "bounds": lambda: bounds(self._pairs, self.points, segments(self.engine), self._capture_points),
+            "parts": lambda: self._explained[0].copy(),
+            "causes": lambda: self._explained[1].copy(),
+            "explanation": lambda: explanation(*self._explained)}
         return self._per_file(makers[table]())
 
     @cached_property
@@ -147,6 +176,10 @@ class Capture(Reading):
         return capture_points(segments(self.engine))
 
     @cached_property
+    def _explained(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        return causes(self.engine, self.rows, self._measured[1])
+
+    @cached_property
     def _syncs(self) -> pd.DataFrame:
         return tables.syncs(self.points)
 
@@ -162,10 +195,13 @@ class Capture(Reading):
     @cached_property
     def _measured(self) -> tuple[pd.DataFrame, pd.DataFrame, list[Finding]]:
         """Checkpoints, their phases, and what is wrong with these."""
-        measured = list(measure(self.engine, self.rows, self._syncs))
+        measured = list(self._measure())
         rows = checkpoints(measured, self._pairs)
         rows["reason"] = proxy.reasons(rows, proxy.messages(self.conversation.messages))
         return rows, phases(measured), list(backwards(measured))
+
+    def _measure(self) -> Iterator[Measured]:
+        return measure(self.engine, self.rows, self._syncs)
 
     def _per_file(self, frame: pd.DataFrame, reading: Reading | None = None) -> pd.DataFrame:
         """Frame numbers as each file counts them; with several files a column that names it."""

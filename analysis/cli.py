@@ -162,6 +162,17 @@ def phases(files: tuple[str, ...], **options: Any) -> None:
 
 
 @main.command()
+@_common
+def iterations(files: tuple[str, ...], **options: Any) -> None:
+    """List the iterations of a live migration over memory: time, pages sent and sent again, dirty rate."""
+    with _ends():
+        capture = _read(files, pages=True)
+        _write(capture, "iterations", options)
+        if capture.export("iterations").empty:
+            _say("no iterations: the start of the stream is not in the capture, or it carries no pages")
+
+
+@main.command()
 @click.option("--checkpoint", type=int, metavar="K", help="The records of this checkpoint or epoch.")
 @click.option("--offset", metavar="CONNECTION:DIRECTION:OFFSET",
               help="The record there; DIRECTION is forward or back.")
@@ -420,7 +431,7 @@ _EXTENT = {"records": (("first_frame", "first_seen_ns"), ("frame", "delivered_ns
            "pairs": (("from_frame", "from_delivered_ns"), ("to_frame", "to_delivered_ns")),
            "bounds": (("from_frame", "from_delivered_ns"), ("to_frame", "to_delivered_ns")),
            "checkpoints": (("frame", "begin_ns"), ("last_frame", "end_ns")),
-           "phases": (("begin_frame", "begin_ns"), ("end_frame", "end_ns"))}
+           **dict.fromkeys(("phases", "iterations"), (("begin_frame", "begin_ns"), ("end_frame", "end_ns")))}
 
 
 def _selected(capture: Capture, table: str, options: dict[str, Any], every: bool) -> pd.DataFrame:
