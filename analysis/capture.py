@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,9 @@ from analysis.checkpoints import checkpoints, numbers
 from analysis.pairs import pair_rows
 from analysis.reading import Reading
 from dissector.findings import Finding
+
+if TYPE_CHECKING:
+    from analysis.plots import Plots
 
 
 class Capture(Reading):
@@ -55,6 +59,14 @@ class Capture(Reading):
     def findings(self) -> pd.DataFrame:
         """What is wrong with the stream or its capture (`analysis.tables.findings`)."""
         return self.export("findings")
+
+    @property
+    def plot(self) -> Plots:
+        """Charts (`analysis.plots.Plots`): `plot.timeline()`, `.ecdf()`, `.latency()`, `.heatmap()`.  Raises
+        `CannotDo` if plotly is not installed."""
+        from analysis.plots import Plots
+
+        return Plots(self)
 
     def latency(self) -> pd.DataFrame:
         """Statistics of each pair, in ms (`analysis.latency.latency`)."""

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from analysis.escape import printable
 from analysis.output import Columns
-from analysis.pairs import FIRST_BOOT
+from analysis.pairs import label
 
 _COLUMNS = {
     "records": ["connection", "direction", "layer", "name", "stream_offset", "length",
@@ -65,8 +65,7 @@ def _shown(columns: Columns, command: str) -> Columns:
         shown = {name: columns[name] for name in names
                  if not columns[name] or any(_is_known(value) for value in columns[name])}
     if command == "latency":
-        pair = [f"{a} → {b}" + " (first boot)" * (phase == FIRST_BOOT) for a, b, phase in zip(
-            shown["from"], shown["to"], shown["phase"], strict=True)]
+        pair = list(map(label, shown["from"], shown["to"], shown["phase"]))
         shown = {"connection": shown["connection"], "pair": pair, **{
             name: values for name, values in shown.items() if name not in ("connection", "phase", "from", "to")}}
     if command not in ("connections", "verify") and len(set(shown["connection"])) == 1:
