@@ -84,7 +84,7 @@ class Plots:
         checkpoint 0, which is the initial transfer; a double click shows everything.  Of more than 1,000
         checkpoints neighbours are drawn as their mean."""
         number = self._one(connection)
-        phases = self._phases(number)
+        phases = measured_phases(self._capture, number)
         figure = _figure("ms", "checkpoint", barmode="stack", bargap=0.12)
         size = math.ceil(phases["checkpoint"].nunique() / _BARS)
         for phase, mine in phases.groupby("phase", observed=True, sort=False):
@@ -137,16 +137,16 @@ class Plots:
 
     def _of_phases(self, number: int) -> list[tuple[str, pd.DataFrame, str]]:
         """The same of each phase, without checkpoint 0: the initial transfer is of another size."""
-        phases = self._phases(number)
+        phases = measured_phases(self._capture, number)
         return _groups(phases[phases["checkpoint"] > 0].assign(time=lambda rows: rows["end"]), "phase",
                        _OF_PHASE, "begin_frame", "end_frame")
 
-    def _phases(self, number: int) -> pd.DataFrame:
-        """The phases of a connection whose duration and checkpoint are known, with `ms`."""
-        phases = _interim(self._capture)
-        phases = phases[(phases["connection"] == number) & phases["duration"].notna()
-                        & phases["checkpoint"].notna()]
-        return phases.assign(ms=phases["duration"] / _MS, checkpoint=phases["checkpoint"].astype("int64"))
+
+def measured_phases(capture: Capture, number: int) -> pd.DataFrame:
+    """The phases of a connection whose duration and checkpoint are known, with `ms`."""
+    phases = _interim(capture)
+    phases = phases[(phases["connection"] == number) & phases["duration"].notna() & phases["checkpoint"].notna()]
+    return phases.assign(ms=phases["duration"] / _MS, checkpoint=phases["checkpoint"].astype("int64"))
 
 
 def _interim(capture: Capture) -> pd.DataFrame:

@@ -68,7 +68,7 @@ def _shown(columns: Columns, command: str) -> Columns:
         pair = list(map(label, shown["from"], shown["to"], shown["phase"]))
         shown = {"connection": shown["connection"], "pair": pair, **{
             name: values for name, values in shown.items() if name not in ("connection", "phase", "from", "to")}}
-    if command not in ("connections", "verify") and len(set(shown["connection"])) == 1:
+    if command not in ("connections", "verify") and len(set(shown.get("connection", ()))) == 1:
         shown = {name: values for name, values in shown.items() if name != "connection"}
     return shown
 
@@ -95,17 +95,23 @@ def _cell(name: str, value: Any) -> str:
     return printable(str(value))
 
 
-def _table(columns: Columns, command: str) -> Table:
+def grid(columns: Columns, command: str) -> list[tuple[str, bool, list[str]]]:
+    """(heading, whether it holds numbers, cells) of each column that is shown."""
     shown = _shown(columns, command)
+    return [(_heading(name), all(isinstance(value, (int, float)) and not isinstance(value, bool)
+                                 for value in values if value is not None),
+             [_cell(name, value) for value in values]) for name, values in shown.items()]
+
+
+def _table(columns: Columns, command: str) -> Table:
     notes = [note for note, suffix in (("durations in ms", "_ms"), ("times of day in UTC", "_ns"))
-             if any(name.endswith(suffix) for name in shown)]
+             if any(name.endswith(suffix) for name in _shown(columns, command))]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold",
                   caption=", ".join(notes) or None, caption_justify="left")
-    for name, values in shown.items():
-        numeric = all(isinstance(value, (int, float)) and not isinstance(value, bool)
-                      for value in values if value is not None)
-        table.add_column(_heading(name), justify="right" if numeric else "left")
-    for row in zip(*shown.values(), strict=True):
+    found = grid(columns, command)
+    for heading, numeric, _ in found:
+        table.add_column(heading, justify="right" if numeric else "left")
+    for row in zip(*(cells for _, _, cells in found), strict=True):
         # As Text: in a plain string [red] would be markup and :bomb: a picture.
-        table.add_row(*(Text(_cell(name, value)) for name, value in zip(shown, row, strict=True)))
+        table.add_row(*map(Text, row))
     return table

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The report as one HTML page that needs nothing else: no network, no other file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from analysis.capture import Capture
+from analysis.escape import printable
+from analysis.plots import OF_PHASES, PAIRS
+from analysis.report import basis, sections
+from analysis.tables import plain
+from analysis.terminal import grid
+from analysis.verdict import verdict
+from dissector.errors import CannotDo
+
+try:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+    from plotly.graph_objects import Figure
+    from plotly.offline import get_plotlyjs
+except ImportError:
+    raise CannotDo("the report needs jinja2 and plotly: pip install 'coloscope[report]'") from None
+
+_CONFIG = {"responsive": True, "displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
+
+
+@dataclass(frozen=True, slots=True)
+class _Chart:
+    """A figure with its heading and what one must know to read it."""
+
+    heading: str
+    caption: str
+    name: str
+    figure: Figure
+
+    @property
+    def html(self) -> Markup:
+        return Markup(self.figure.to_html(full_html=False, include_plotlyjs=False, config=_CONFIG,
+                                          default_height="100%", div_id=self.name))
+
+
+def page(capture: Capture) -> str:
+    """The report on a capture; the same capture gives the same page, octet by octet."""
+    environment = Environment(loader=PackageLoader("analysis.report", "."), autoescape=True,
+                              undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template("page.html").render(
+        files=[printable(file.text) for file in capture.engine.files], verdict=verdict(capture),
+        basis=basis.of_capture(capture), findings=_rows(capture.export("findings"), "findings"),
+        connections=[_connection(capture, connection.number) for connection in capture.engine.ours()],
+        plotly=Markup(get_plotlyjs()))
+
+
+def _rows(frame: pd.DataFrame, table: str) -> list[tuple[str, bool, list[str]]]:
+    return grid(plain(frame), table) if len(frame) else []
+
+
+def _connection(capture: Capture, number: int) -> dict[str, Any]:
+    latency = capture.export("latency")
+    return {"number": number, "basis": basis.of_connection(capture, number),
+            "latency": _rows(latency[latency["connection"] == number], "latency"),
+            "phases": _rows(sections.phases(capture, number), "phases"),
+            "slowest": _rows(sections.slowest(capture, number), "slowest"),
+            "charts": [chart for chart in _charts(capture, number) if chart.figure.data]}
+
+
+def _charts(capture: Capture, number: int) -> Iterator[_Chart]:
+    plot = capture.plot
+    yield _Chart(
+        "Where each checkpoint's time went", "Each bar is a checkpoint (an epoch of Remus, an iteration of a plain "
+        "migration). Drag to zoom, double-click for everything, checkpoint 0 included. A click on a part shows its "
+        "frames as a display filter for Wireshark.", f"timeline-{number}", plot.timeline(number))
+    yield _Chart("Latencies over time", "A click shows the frames between the two messages.",
+                 f"latency-{number}", plot.latency(number))
+    yield _Chart("How the latencies are distributed", "The share of all that took at most so long.",
+                 f"ecdf-pairs-{number}", plot.ecdf(PAIRS, number))
+    yield _Chart("How the phases are distributed", "The share of all that took at most so long, without checkpoint 0.",
+                 f"ecdf-phases-{number}", plot.ecdf(OF_PHASES, number))
