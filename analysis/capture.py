@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,9 @@ from analysis import tables
 from analysis.checkpoints import checkpoints, numbers
 from analysis.pairs import pair_rows
 from analysis.reading import Reading
+from analysis.segments import segments
 from dissector.findings import Finding
+from dissector.protocol import PAGE_SIZE
 
 if TYPE_CHECKING:
     from analysis.plots import Plots
@@ -28,7 +31,7 @@ class Capture(Reading):
     """
 
     def __init__(self, reading: Reading) -> None:
-        super().__init__(reading.engine, reading.rows, reading.points)
+        super().__init__(reading.engine, reading.rows, reading.points, reading.page_table)
 
     @property
     def connections(self) -> pd.DataFrame:
@@ -61,16 +64,28 @@ class Capture(Reading):
         return self.export("findings")
 
     @property
+    def pages(self) -> pd.DataFrame:
+        """Every PFN of every PAGE_DATA and dirty list (`analysis.pages.Pages.table`), and its checkpoint.
+        ValueError if the capture was read without."""
+        return self.export("pages")
+
+    @property
+    def segments(self) -> pd.DataFrame:
+        """TCP segments of our connections (`analysis.segments.segments`).  ValueError if the capture was
+        read without `segments=True`."""
+        return stamped(self.export("segments"))
+
+    def latency(self) -> pd.DataFrame:
+        """Statistics of each pair, in ms (`analysis.latency.latency`)."""
+        return self.export("latency")
+
+    @property
     def plot(self) -> Plots:
         """Charts (`analysis.plots.Plots`): `plot.timeline()`, `.ecdf()`, `.latency()`, `.heatmap()`.  Raises
         `CannotDo` if plotly is not installed."""
         from analysis.plots import Plots
 
         return Plots(self)
-
-    def latency(self) -> pd.DataFrame:
-        """Statistics of each pair, in ms (`analysis.latency.latency`)."""
-        return self.export("latency")
 
     def export(self, table: str, *, every: bool = False) -> pd.DataFrame:
         """A table by name, with integer ns.  `every`: connections that are not ours, too."""
@@ -79,12 +94,13 @@ class Capture(Reading):
                                       self.export("checkpoints"), every)
         if table == "findings":
             return self._per_file(tables.findings(self.all_findings))
-        frame: pd.DataFrame = {
+        makers: dict[str, Callable[[], pd.DataFrame]] = {
             "records": lambda: tables.records(self.rows).assign(checkpoint=self._numbers),
             "syncs": lambda: self._syncs.copy(),
             "pairs": lambda: self._pairs.copy(), "latency": lambda: tables.latency(self._pairs),
-            "checkpoints": lambda: self._checkpoints.copy()}[table]()
-        return self._per_file(frame)
+            "checkpoints": lambda: self._checkpoints.copy(), "pages": self._pages,
+            "segments": lambda: segments(self.engine)}
+        return self._per_file(makers[table]())
 
     @cached_property
     def _numbers(self) -> pd.Series:
@@ -94,6 +110,16 @@ class Capture(Reading):
             mine = self.rows["connection"] == connection.number
             found[mine] = numbers(connection, self.rows[mine])
         return pd.Series(pd.arrays.IntegerArray(found, found < 0))
+
+    def _pages(self) -> pd.DataFrame:
+        if self.page_table is None:
+            raise ValueError("pages are kept by analysis.read, with coloscope's own engine")
+        table = self.page_table.table(PAGE_SIZE)
+        keys = ["connection", "direction", "stream_offset"]
+        of = tables.records(self.rows).assign(checkpoint=self._numbers).set_index(keys)["checkpoint"]
+        at = pd.MultiIndex.from_frame(table[keys])
+        table.insert(1, "checkpoint", of.reindex(at).array)
+        return table
 
     @cached_property
     def _syncs(self) -> pd.DataFrame:

@@ -105,11 +105,12 @@ class Plots:
         """Latency of each pair over the time at which it ended; of Remus, which has none, each phase."""
         number = self._one(connection)
         figure = _figure("ms", "time (UTC)")
-        for (name, rows, colour), symbol in zip(self._pairs(number) or self._of_phases(number), cycle(_SYMBOLS), strict=False):
+        groups = self._pairs(number) or self._of_phases(number)
+        for (name, rows, colour), symbol in zip(groups, cycle(_SYMBOLS), strict=False):
             figure.add_scatter(
                 x=rows["time"].dt.tz_localize(None), y=rows["ms"], name=name, mode="markers",
                 marker={"color": colour, "symbol": symbol, "size": 6},
-                customdata=[[str(k), escape(text)] for k, text in zip(rows["checkpoint"], rows["filter"], strict=True)],
+                customdata=list(zip(rows["checkpoint"].astype(str), rows["filter"].map(escape), strict=True)),
                 hovertemplate="checkpoint %{customdata[0]}: %{y:.3f} ms<br>%{customdata[1]}<extra>"
                               + escape(name) + "</extra>")
         return _or_empty(figure, "no latencies were measured")
@@ -152,7 +153,8 @@ def measured_phases(capture: Capture, number: int) -> pd.DataFrame:
 def _interim(capture: Capture) -> pd.DataFrame:
     """Until there is `Capture.phases`."""
     found = capture.checkpoints
-    places = [name for name in found if name in ("connection", "number", "end") or str(name).endswith(("frame", "file"))]
+    places = [name for name in found
+              if name in ("connection", "number", "end") or str(name).endswith(("frame", "file"))]
     found = found.melt(places, PHASE_COLUMNS, var_name="phase")
     found["phase"] = pd.Categorical(found["phase"].str.removesuffix("_ms"), PHASES)
     found["duration"] = pd.to_timedelta(found["value"], unit="ms")

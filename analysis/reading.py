@@ -20,6 +20,7 @@ from dissector.syncpoints import Sync
 
 if TYPE_CHECKING:
     from analysis.capture import Capture
+    from analysis.pages import Pages
 
 COLOSCOPE, WIRESHARK = "coloscope", "wireshark"
 """What may read a capture."""
@@ -29,8 +30,9 @@ class Reading:
     """What a capture was read to be, without pandas: `engine`, `rows` (`analysis.rows.Rows.array`) and the
     `points` (sync-points)."""
 
-    def __init__(self, engine: Engine, rows: np.ndarray, points: list[Sync]) -> None:
-        self.engine, self.rows, self.points = engine, rows, points
+    def __init__(self, engine: Engine, rows: np.ndarray, points: list[Sync],
+                 page_table: Pages | None = None) -> None:
+        self.engine, self.rows, self.points, self.page_table = engine, rows, points, page_table
 
     def found_instead(self) -> str:
         """One line on a capture in which nothing is ours."""
@@ -58,11 +60,15 @@ class Reading:
 
 
 def read(*names: str | os.PathLike[str] | Source, engine: str = COLOSCOPE, tshark: Sequence[str] = (),
-         on_progress: Callable[[int], None] | None = None) -> Capture:
+         segments: bool = False, contents: bool = False, on_progress: Callable[[int], None] | None = None) -> Capture:
     """Read capture files, which are one capture (a ring), in this order; "-" is stdin.
 
     pcap or pcapng, plain or compressed with gzip or zstd.  Raises `dissector.SourceError` if one
-    of them cannot be read at all.  Memory grows with the records, not with the octets.
+    of them cannot be read at all.  Memory grows with the records and pages, not with the octets.
+
+    `segments` keeps what TCP did, too (35 octets of memory for each segment): for `Capture.segments`,
+    `Capture.causes` and what they tell.  `contents` looks at the pages themselves: for zero and unchanged
+    ones in `Capture.pages`.  Only coloscope's own engine can do either.
 
     `engine` "wireshark" lets the user's own tshark read one file, with `tshark` as further
     arguments, for those who decrypt or filter there: the same tables, but for what Wireshark does
@@ -70,25 +76,36 @@ def read(*names: str | os.PathLike[str] | Source, engine: str = COLOSCOPE, tshar
     """
     from analysis.capture import Capture
 
-    return Capture(observe(*names, engine=engine, tshark=tshark, on_progress=on_progress))
+    return Capture(observe(*names, engine=engine, tshark=tshark, segments=segments, pages=engine == COLOSCOPE,
+                           contents=contents, on_progress=on_progress))
 
 
 def observe(*names: str | os.PathLike[str] | Source, engine: str = COLOSCOPE, tshark: Sequence[str] = (),
+            segments: bool = False, pages: bool = False, contents: bool = False,
             on_progress: Callable[[int], None] | None = None, ahead: Ahead | None = None) -> Reading:
-    """The same without tables, and without the quarter of a second that importing pandas takes.  `ahead`: what
-    reads these files already."""
+    """The same without tables, and without the quarter of a second that importing pandas takes.  `pages`: keep
+    their PFNs.  `ahead`: what reads these files already."""
     if engine not in (COLOSCOPE, WIRESHARK):
         raise ValueError(f"engine is {COLOSCOPE!r} or {WIRESHARK!r}, not {engine!r}")
+    if engine == WIRESHARK and (segments or pages or contents):
+        raise ValueError(f"segments, pages and contents want engine={COLOSCOPE!r}")
     if engine == WIRESHARK:
         from dissector.wireshark.read import Wireshark
 
         source: Engine = Wireshark(tshark)
     else:
-        source = Engine()
+        source = Engine(segments=segments, contents=contents)
     rows, points = Rows(), []
+    kept = None
+    if pages or contents:
+        from analysis.pages import Pages
+
+        kept = Pages()
     for event in source.read(ahead) if ahead else source.run(names, on_progress=on_progress):
         if isinstance(event, Record):
+            if kept is not None:
+                kept.append(event)
             rows.append(event)
         else:
             points.append(event)
-    return Reading(source, rows.array(), points)
+    return Reading(source, rows.array(), points, kept)

@@ -90,8 +90,9 @@ class Connection:
     `xen_version` and `guest_type` are filled in as the stream tells them.
     """
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, *, contents: bool = False) -> None:
         self.number = number
+        self._contents = contents
         self.role = SNIFFING
         self.primary_side: int | None = None
         self.kind = ""
@@ -295,7 +296,8 @@ class Connection:
 
     def _recognised(self, primary_side: int, runs: list[Run]) -> tuple[list[Record], tuple[Run, Run]]:
         self.role, self.primary_side = OURS, primary_side
-        self._directions = [Direction(self.direction(side), seeker) for side, seeker in enumerate(self._seekers)]
+        self._directions = [Direction(self.direction(side), seeker, contents=self._contents)
+                            for side, seeker in enumerate(self._seekers)]
         records = []
         for side, seeker in enumerate(self._seekers):
             if seeker:

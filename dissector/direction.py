@@ -30,14 +30,16 @@ class Direction:
 
     `feed` takes runs, `finish` ends the stream; both return records in stream order.  `findings`
     collects what is wrong (of connection -1: the caller knows which), `unread` what was not
-    understood.  With a `seeker` the place is not known at first.
+    understood.  With a `seeker` the place is not known at first.  `contents`: records of pages keep
+    them (not those that were read while the place was sought).
     """
 
-    def __init__(self, direction: str, seeker: Seeker | None = None) -> None:
+    def __init__(self, direction: str, seeker: Seeker | None = None, *, contents: bool = False) -> None:
         self.direction = direction
+        self._contents = contents
         self.findings: list[Finding] = []
         self.unread: list[Unread] = []
-        self._framer = None if seeker else Framer(direction)
+        self._framer = None if seeker else Framer(direction, contents=contents)
         self._seeker = seeker
 
     @property
@@ -121,6 +123,7 @@ class Direction:
                 direction=self.direction, frame=first.first_frame, stream_offset=first.stream_offset))
         self.findings += [f for f in trial.findings if (f.stream_offset or 0) >= first.stream_offset]
         self._framer, self._seeker = trial.framer, None
+        self._framer.contents = self._contents
         return trial.records
 
     def _lose(self, framer: Framer) -> Run:

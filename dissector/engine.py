@@ -27,6 +27,7 @@ from dissector.segments import STREAM, Segments, Streams
 from dissector.source import Source
 from dissector.streams import HELD_OCTETS
 from dissector.syncpoints import Sync
+from dissector.trace import Trace
 
 UNDECIDED_MAX = 1 << 14
 """Connections that have not told yet what they are; the one that was silent for longest is left."""
@@ -67,11 +68,15 @@ class Engine:
     entry for each block read; records are handed out, not kept.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, segments: bool = False, contents: bool = False) -> None:
+        """`segments`: keep those of connections that may be ours (`trace`).  `contents`: `Record.octets` of
+        PAGE_DATA hold the pages, too, and those of dirty lists every PFN."""
         self.files: list[File] = []
         self.findings = Findings()
         self.connections: dict[int, Connection] = {}
-        self.streams = Streams(sparing=True)
+        self.trace = Trace() if segments else None
+        self._contents = contents
+        self.streams = Streams(sparing=not segments)
         self._undecided: dict[int, Connection] = {}
         """In the order in which they were heard of last."""
         self._ours = 0
@@ -132,6 +137,13 @@ class Engine:
             return seems(octets)
         return KINDS[self._kinds[number]] if number < len(self._kinds) else NO_DATA
 
+    def segments(self, connection: Connection) -> np.ndarray:
+        """Its TCP segments (`Trace.of`); ValueError if they were not kept."""
+        if self.trace is None:
+            raise ValueError("segments are kept where they are asked for: segments=True")
+        one, other = (connection.stream.origin(side) for side in (0, 1))
+        return self.trace.of(connection.number, (one, other))
+
     def ends(self, connection: Connection) -> tuple[str, str]:
         """ "address:port" of the primary and of the secondary."""
         primary, secondary = (self.streams.endpoint(connection.number, connection.side(direction))
@@ -164,7 +176,7 @@ class Engine:
 
     def _open(self, number: int) -> Connection:
         """Follow a connection that has its first octets."""
-        connection = self.connections[number] = Connection(number)
+        connection = self.connections[number] = Connection(number, contents=self._contents)
         for side in (0, 1):
             if opened := self.streams.opened(number, side):
                 connection.stream.open(side, *opened)
@@ -179,6 +191,9 @@ class Engine:
         stream.limit = min(HELD_OCTETS, (HELD_MAX - self._held) // 4)
         records = connection.feed(segments, rows)
         self._held += connection.stream.held_octets
+        if self.trace is not None:
+            self.trace.take(connection.number, segments, rows)
+            return records  # and let nothing pass unseen
         for side in (0, 1):
             self.streams.expect(connection.number, side, *connection.expects(side))
         return records
@@ -209,6 +224,8 @@ class Engine:
     def _leave(self, connection: Connection) -> None:
         number = connection.number
         self.streams.ignore(number)
+        if self.trace is not None:
+            self.trace.leave(number)
         self._held -= connection.stream.held_octets
         self._kinds.extend(bytes(max(0, number + 1 - len(self._kinds))))
         self._kinds[number] = KINDS.index(seems(tuple(connection.prefixes)))  # type: ignore[arg-type]

@@ -127,10 +127,21 @@ def words(structure: Structure, octets: bytes, order: str, count: int) -> np.nda
     return None
 
 
+def carries_page(pfn_words: np.ndarray) -> np.ndarray:
+    """Which of these PFNs carry a page."""
+    return _CARRIES_PAGE[(pfn_words >> np.uint64(PFN_TYPE.low)).astype(np.intp)]
+
+
 def pages_of(pfn_words: np.ndarray) -> int:
     """How many of these PFNs carry a page."""
-    kinds = (pfn_words >> np.uint64(PFN_TYPE.low)).astype(np.intp)
-    return int(np.count_nonzero(_CARRIES_PAGE[kinds]))
+    return int(np.count_nonzero(carries_page(pfn_words)))
+
+
+def pages_at(structure: Structure, count: int) -> int:
+    """Where the pages of a record begin, behind an array of `count` words."""
+    array = next(field for field in structure.fields if field.type == ARRAY)
+    at, width = place(structure, array.name)
+    return at + count * width
 
 
 def expected_body(structure: Structure, octets: bytes, order: str, body_length: int,

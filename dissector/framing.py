@@ -28,6 +28,7 @@ from dissector.protocol import (
     DOMAIN_HEADER,
     LAYERS,
     OPTIONAL,
+    PAGE_DATA,
     PAGE_SHIFT,
     PAGE_SIZE,
     RECORDS,
@@ -130,11 +131,13 @@ class Framer:
 
     `feed` takes runs, `finish` ends the stream; both return records in stream order.  `findings`
     collects what is wrong (of connection -1: the caller knows which); `lost` tells where the place
-    was lost.
+    was lost.  `contents`: keep the pages of records that carry some, and every
+    item of a dirty list.
     """
 
-    def __init__(self, direction: str) -> None:
+    def __init__(self, direction: str, *, contents: bool = False) -> None:
         self.direction = direction
+        self.contents = contents
         self.findings: list[Finding] = []
         self.lost: Lost | None = None
         self.rest: Run | None = None
@@ -354,7 +357,8 @@ class Framer:
         contents = fields.keeps(structure) if structure else ""
         if contents:
             shape.keep = self._before_contents(structure, contents, head, shape)  # type: ignore[arg-type]
-        shape.keep = min(shape.keep, KEPT_MAX)
+        wanted = self.contents and structure in (PAGE_DATA, CHECKPOINT_DIRTY_PFN_LIST)
+        shape.keep = shape.length if wanted else min(shape.keep, KEPT_MAX)
         return shape
 
     @staticmethod

@@ -37,6 +37,12 @@ _OPAQUE_TYPES = (0x8847, 0x8848, 0x8864, 0x88E5)
 COLUMNS = 9
 
 FIN, SYN, RST, ACK = 1, 2, 4, 16
+_HEADER_LENGTH = 8
+
+
+def header_length(flags: np.ndarray) -> np.ndarray:
+    """Octets of the TCP headers, of a column FLAGS."""
+    return flags >> _HEADER_LENGTH & 0xFF
 
 
 @dataclass(slots=True)
@@ -47,8 +53,8 @@ class Headers:
     higher end in two words each, both ports (and a bit for IPv6) in one.  `rows` (int64; columns are
     constants of this module): WHY it has no TCP segment here (-1: it has, else nothing but DEPTH is
     filled in); DEPTH of tunnels that were opened; SIDE 0 if the lower end has sent it; SEQUENCE,
-    ACKNOWLEDGEMENT, FLAGS as on the wire; POSITION of the payload in the block, its LENGTH on the wire
-    and the octets CAPTURED.
+    ACKNOWLEDGEMENT as on the wire; FLAGS, and how long the TCP header is above them (`header_length`);
+    POSITION of the payload in the block, its LENGTH on the wire and the octets CAPTURED.
     """
 
     ends: np.ndarray
@@ -226,8 +232,8 @@ def _read(data, position, captured, wire, link, key, row):  # type: ignore[no-un
     key[4] = family | source_port << np.uint64(16) | target_port
     row[SIDE] = 0 if lower else 1
     row[SEQUENCE], row[ACKNOWLEDGEMENT] = _be(data, p + 4, 4), _be(data, p + 8, 4)
-    row[FLAGS] = data[p + 13]
     header = (np.int64(data[p + 12]) >> 4) * 4
+    row[FLAGS] = data[p + 13] | header << _HEADER_LENGTH
     length = max(wire_end - p - header, 0)
     if header < 20 or row[FLAGS] & RST:
         length = np.int64(0)  # a RST's text is not data of the stream (RFC 9293, 3.5.3)

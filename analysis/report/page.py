@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -26,6 +27,7 @@ try:
 except ImportError:
     raise CannotDo("the report needs jinja2 and plotly: pip install 'coloscope[report]'") from None
 
+_ENDINGS = (".zst", ".gz", ".pcap", ".pcapng", ".cap")
 _CONFIG = {"responsive": True, "displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
 
 
@@ -55,8 +57,17 @@ def page(capture: Capture) -> str:
         plotly=Markup(get_plotlyjs()))
 
 
+def page_name(files: Sequence[str]) -> str:
+    """What the page of these files is called, if nobody says: after the first, without its endings."""
+    name = Path(files[0]).name
+    for ending in _ENDINGS:
+        name = name.removesuffix(ending)
+    return f"{'stdin' if name == '-' else name}.html"
+
+
 def _rows(frame: pd.DataFrame, table: str) -> list[tuple[str, bool, list[str]]]:
-    return grid(plain(frame), table) if len(frame) else []
+    """Columns of cells, without those in which nothing stands."""
+    return [column for column in grid(plain(frame), table) if any(column[2])] if len(frame) else []
 
 
 def _connection(capture: Capture, number: int) -> dict[str, Any]:
@@ -78,5 +89,5 @@ def _charts(capture: Capture, number: int) -> Iterator[_Chart]:
                  f"latency-{number}", plot.latency(number))
     yield _Chart("How the latencies are distributed", "The share of all that took at most so long.",
                  f"ecdf-pairs-{number}", plot.ecdf(PAIRS, number))
-    yield _Chart("How the phases are distributed", "The share of all that took at most so long, without checkpoint 0.",
+    yield _Chart("How the phases are distributed", "The same, without checkpoint 0.",
                  f"ecdf-phases-{number}", plot.ecdf(OF_PHASES, number))

@@ -73,8 +73,11 @@ def frames(wire: Wire, link: str = "ethernet", *, ip_length: bool = True) -> Ite
         tcp = struct.pack("!HHIIBBHHH", wire.ports[side], wire.ports[1 - side],
                           (wire.isn[side] + 1 + int(row["offset"])) & 0xFFFFFFFF,
                           (wire.isn[1 - side] + 1 + int(row["ack"])) & 0xFFFFFFFF
-                          if row["flags"] & 16 else 0, 0x80, int(row["flags"]), 500, 0, 0)
-        tcp += b"\1\1\x08\x0a" + bytes(8)
+                          if row["flags"] & 16 else 0, 0x80, int(row["flags"]),
+                          int(row["window"]) >> (0 if row["flags"] & 2 else wire.scale), 0, 0)
+        # maximum segment size, window scale, selective ACKs; time stamps
+        tcp += b"\2\4\5\xb4\1\3\3" + bytes([wire.scale]) + b"\1\1\4\2" if row["flags"] & 2 \
+            else b"\1\1\x08\x0a" + bytes(8)
         inner = _ip(len(tcp) + len(payload), wire.ends[side], wire.ends[1 - side], 6)
         if not ip_length:
             inner = inner[:2] + b"\0\0" + inner[4:]

@@ -15,9 +15,11 @@ FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
 EPOCH = 1_795_000_000_000_000_000
 
 SEGMENT = np.dtype([("time", "i8"), ("side", "i1"), ("offset", "i8"), ("length", "i8"),
-                    ("ack", "i8"), ("flags", "u1")])
+                    ("ack", "i8"), ("flags", "u1"), ("window", "i8")])
 """side 0: the primary sends; offset: of the payload's first octet in its direction's stream; ack:
-octets of the other direction that it acknowledges."""
+octets of the other direction that it acknowledges; window: octets that its sender is ready to take."""
+
+WINDOW = 64_000
 
 
 class Wire:
@@ -26,6 +28,9 @@ class Wire:
     `split(message)` tells at which octets of a message its writer cuts it; the MSS cuts on. Every
     message goes out at its own time and is acknowledged `ack_delay` ns after its last segment.
     """
+
+    scale = 7
+    """By how many bits windows are shifted."""
 
     def __init__(self, messages: Iterable[Message], *, mss: int = 1448,
                  split: Callable[[Message], Iterable[int]] = lambda message: (),
@@ -62,7 +67,7 @@ class Wire:
             time += gap
             rows.append((time, 0, sent[0], 0, sent[1], FIN | ACK))
             rows.append((time + gap, 1, sent[1], 0, sent[0] + 1, FIN | ACK))
-        self.rows = np.array(rows, SEGMENT)
+        self.rows = np.array([(*row, WINDOW) for row in rows], SEGMENT)
 
     def expected(self) -> list[tuple[str, int, str, int]]:
         """(direction, stream offset, full name, length) of each message, by direction and offset."""
