@@ -43,6 +43,8 @@ _TEXT, _LINES = "#767676", "rgba(128,128,128,0.28)"
 _MS = pd.Timedelta(1, "ms")
 _BARS = 1000
 """Bars of a time line; more checkpoints are shown as means of neighbours."""
+_ROWS = 256
+"""Groups of PFNs in a heat map."""
 _POINTS = 2000
 """Points of a line; an ECDF of more values is drawn through as many of them."""
 
@@ -56,7 +58,8 @@ class Plots:
 
     def ecdf(self, of: str = PAIRS, connection: int | None = None) -> go.Figure:
         """Which share of the pairs ("pairs") or phases ("phases") took at most so long; phases without
-        those of checkpoint 0, the initial transfer.  The axis is logarithmic; 0 ms (both in one frame) and less (a clock that steps back) stand at its left end."""
+        those of checkpoint 0, the initial transfer.  The axis is logarithmic; 0 ms (both in one
+        frame) and less (a clock that steps back) stand at its left end."""
         if of not in (PAIRS, OF_PHASES):
             raise CannotDo(f"an ECDF is of {PAIRS!r} or {OF_PHASES!r}, not of {of!r}")
         number = self._one(connection)
@@ -115,6 +118,21 @@ class Plots:
                               + escape(name) + "</extra>")
         return _or_empty(figure, "no latencies were measured")
 
+    def heatmap(self, connection: int | None = None) -> go.Figure:
+        """Which of the guest's pages each checkpoint sent: PFNs over checkpoints, the colour is the number of
+        pages.  PFNs that were never sent are left out; the others stand in their order, in at most 256 rows.
+        Without checkpoint 0, which sends everything, if there are others."""
+        number = self._one(connection)
+        figure = _figure("PFN", "checkpoint", showlegend=False)
+        if self._capture.page_table is not None:
+            pages = self._capture.pages
+            pages = pages[(pages["connection"] == number) & pages["carries"] & pages["checkpoint"].notna()]
+            later = pages[pages["checkpoint"] > 0]
+            pages = later if len(later) else pages
+            if len(pages):
+                _draw_heatmap(figure, pages["checkpoint"].to_numpy(np.int64), pages["pfn"].to_numpy(np.int64))
+        return _or_empty(figure, "no pages were kept")
+
     def _one(self, connection: int | None) -> int:
         ours = [found.number for found in self._capture.engine.ours()]
         known = ", ".join(map(str, ours)) or "none"
@@ -160,6 +178,26 @@ def _interim(capture: Capture) -> pd.DataFrame:
     found["duration"] = pd.to_timedelta(found["value"], unit="ms")
     return found.rename(columns={"frame": "begin_frame", "last_frame": "end_frame", "number": "checkpoint",
                                  "file": "begin_file", "last_file": "end_file"})
+
+
+def _draw_heatmap(figure: go.Figure, checkpoints: np.ndarray, pfns: np.ndarray) -> None:
+    # A guest's PFNs have wide gaps: rows are made of those that were sent.
+    every, ranks = np.unique(pfns, return_inverse=True)
+    wide, high = math.ceil(np.ptp(checkpoints) / _BARS) or 1, math.ceil(len(every) / _ROWS)
+    across, up = (checkpoints - checkpoints.min()) // wide, ranks // high
+    counts = np.zeros((up.max() + 1, across.max() + 1))
+    np.add.at(counts, (up, across), 1)
+    firsts, lasts = every[::high], every[np.minimum(np.arange(high - 1, len(every) + high - 1, high), len(every) - 1)]
+    names = [f"{first:#x} to {last:#x}" if first < last else f"{first:#x}"
+             for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True)]
+    marked = np.unique(np.linspace(0, len(firsts) - 1, min(len(firsts), 9)).astype(int))
+    figure.add_heatmap(
+        z=np.where(counts > 0, counts, np.nan), x0=checkpoints.min() + (wide - 1) / 2, dx=wide,
+        colorscale=[_SKY, _ORANGE, _VERMILION], zmin=1, hoverongaps=False,
+        colorbar={"title": {"text": "pages"}, "thickness": 12},
+        text=[[name] * counts.shape[1] for name in names],
+        hovertemplate="checkpoint %{x}<br>PFN %{text}<br>pages: %{z}<extra></extra>")
+    figure.update_yaxes(tickvals=marked, ticktext=[f"{first:#x}" for first in firsts[marked].tolist()])
 
 
 def _groups(rows: pd.DataFrame, by: str, colours: dict[str, str], first: str,

@@ -89,5 +89,9 @@ def _charts(capture: Capture, number: int) -> Iterator[_Chart]:
                  f"latency-{number}", plot.latency(number))
     yield _Chart("How the latencies are distributed", "The share of all that took at most so long.",
                  f"ecdf-pairs-{number}", plot.ecdf(PAIRS, number))
-    yield _Chart("How the phases are distributed", "The same, without checkpoint 0.",
-                 f"ecdf-phases-{number}", plot.ecdf(OF_PHASES, number))
+    yield _Chart(
+        "How the phases are distributed", "The share of all that took at most so long. Checkpoint 0 is left out.",
+        f"ecdf-phases-{number}", plot.ecdf(OF_PHASES, number))
+    yield _Chart(
+        "Which memory was sent", "Rows are the PFNs that were sent, in their order. What goes through from left to "
+        "right is sent again and again.", f"heatmap-{number}", plot.heatmap(number))
