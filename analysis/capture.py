@@ -11,10 +11,12 @@ import numpy as np
 import pandas as pd
 
 from analysis import tables
-from analysis.checkpoints import checkpoints, numbers
+from analysis.checkpoints import checkpoints
 from analysis.pairs import pair_rows
+from analysis.phases import backwards, measure, phases
 from analysis.reading import Reading
 from analysis.segments import segments
+from analysis.spans import numbers
 from dissector.findings import Finding
 from dissector.protocol import PAGE_SIZE
 
@@ -59,6 +61,11 @@ class Capture(Reading):
         return stamped(self.export("checkpoints"))
 
     @property
+    def phases(self) -> pd.DataFrame:
+        """Phases of checkpoints and epochs (`analysis.phases.phases`); duration is timedelta64[ns]."""
+        return stamped(self.export("phases"))
+
+    @property
     def findings(self) -> pd.DataFrame:
         """What is wrong with the stream or its capture (`analysis.tables.findings`)."""
         return self.export("findings")
@@ -98,7 +105,9 @@ class Capture(Reading):
             "records": lambda: tables.records(self.rows).assign(checkpoint=self._numbers),
             "syncs": lambda: self._syncs.copy(),
             "pairs": lambda: self._pairs.copy(), "latency": lambda: tables.latency(self._pairs),
-            "checkpoints": lambda: self._checkpoints.copy(), "pages": self._pages,
+            "checkpoints": lambda: self._measured[0].copy(),
+            "phases": lambda: self._measured[1].copy(),
+            "pages": self._pages,
             "segments": lambda: segments(self.engine)}
         return self._per_file(makers[table]())
 
@@ -132,15 +141,13 @@ class Capture(Reading):
     @property
     def all_findings(self) -> list[Finding]:
         """Those of the engine, and what is wrong with checkpoints."""
-        return self.engine.findings + self._checkpoints_found[1]
-
-    @property
-    def _checkpoints(self) -> pd.DataFrame:
-        return self._checkpoints_found[0]
+        return self.engine.findings + self._measured[2]
 
     @cached_property
-    def _checkpoints_found(self) -> tuple[pd.DataFrame, list[Finding]]:
-        return checkpoints(self.engine, self.rows, self._syncs, self._pairs)
+    def _measured(self) -> tuple[pd.DataFrame, pd.DataFrame, list[Finding]]:
+        """Checkpoints, their phases, and what is wrong with these."""
+        measured = list(measure(self.engine, self.rows, self._syncs))
+        return checkpoints(measured, self._pairs), phases(measured), list(backwards(measured))
 
     def _per_file(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Frame numbers as each file counts them; with several files a column that names it."""
@@ -159,13 +166,13 @@ class Capture(Reading):
 
 
 def stamped(frame: pd.DataFrame) -> pd.DataFrame:
-    """The same table with timestamps for `*_ns` columns (timedeltas for latencies)."""
+    """The same table with timestamps for `*_ns` columns (timedeltas for latencies and durations)."""
     columns = {}
     for name, column in frame.items():
         if not str(name).endswith("_ns"):
             columns[name] = column
-        elif str(name) == "latency_ns":
-            columns["latency"] = pd.to_timedelta(column, unit="ns").astype("timedelta64[ns]")
+        elif str(name) in ("latency_ns", "duration_ns"):
+            columns[str(name).removesuffix("_ns")] = pd.to_timedelta(column, unit="ns").astype("timedelta64[ns]")
         else:
             times = pd.to_datetime(column, unit="ns", utc=True)
             columns[str(name).removesuffix("_ns")] = times.astype("datetime64[ns, UTC]")

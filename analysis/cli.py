@@ -141,6 +141,17 @@ def checkpoints(files: tuple[str, ...], **options: Any) -> None:
 
 
 @main.command()
+@_common
+def phases(files: tuple[str, ...], **options: Any) -> None:
+    """List the phases of each checkpoint (COLO) or epoch (Remus): times, octets, throughput."""
+    with _ends():
+        capture = _read(files)
+        _write(capture, "phases", options)
+        if capture.export("phases").empty:
+            _say("no phases: only checkpoints of COLO and epochs of Remus have them")
+
+
+@main.command()
 @click.option("--checkpoint", type=int, metavar="K", help="The records of this checkpoint or epoch.")
 @click.option("--offset", metavar="CONNECTION:DIRECTION:OFFSET",
               help="The record there; DIRECTION is forward or back.")
@@ -414,7 +425,8 @@ def _kind(options: dict[str, Any]) -> str:
 _EXTENT = {"records": (("first_frame", "first_seen_ns"), ("frame", "delivered_ns")),
            "syncs": (("first_frame", "first_seen_ns"), ("frame", "delivered_ns")),
            "pairs": (("from_frame", "from_delivered_ns"), ("to_frame", "to_delivered_ns")),
-           "checkpoints": (("frame", "begin_ns"), ("last_frame", "end_ns"))}
+           "checkpoints": (("frame", "begin_ns"), ("last_frame", "end_ns")),
+           "phases": (("begin_frame", "begin_ns"), ("end_frame", "end_ns"))}
 
 
 def _selected(capture: Capture, table: str, options: dict[str, Any], every: bool) -> pd.DataFrame:

@@ -18,11 +18,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.capture import Capture
-from analysis.checkpoints import PHASE_COLUMNS
 from analysis.display_filter import of_frames
 from analysis.pairs import label
+from analysis.phases import NAMES
 from dissector.errors import CannotDo
-from dissector.protocol import PHASES
 
 try:
     import plotly.graph_objects as go
@@ -32,11 +31,12 @@ except ImportError:
 PAIRS, OF_PHASES = "pairs", "phases"
 """What `Plots.ecdf` may be of."""
 
-_BLUE, _SKY, _YELLOW, _ORANGE, _VERMILION, _PURPLE, _GREEN, _WINE, _GREY = (
+_BLUE, _SKY, _YELLOW, _ORANGE, _VERMILION, _PURPLE, _GREEN, _MAGENTA, _GREY = (
     "#0072b2", "#56b4e9", "#e8d630", "#e69f00", "#d55e00", "#cc79a7", "#009e73", "#aa3377", "#9a9a9a")
 _COLOURS = (_BLUE, _ORANGE, _GREEN, _PURPLE, _VERMILION, _SKY, _GREY)
-_OF_PHASE = dict(zip(PHASES, (_BLUE, _SKY, _YELLOW, _ORANGE, _VERMILION, _PURPLE, _GREEN, _WINE, _GREY),
-                     strict=True))
+_OF_PHASE = dict(zip(NAMES, (
+    _BLUE, _SKY, _YELLOW, _ORANGE, _VERMILION, _PURPLE, _GREEN, _MAGENTA, _GREY, _GREY), strict=True))
+"""Grey: while the VM runs."""
 _SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x", "star", "hexagon", "pentagon")
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 _TEXT, _LINES = "#767676", "rgba(128,128,128,0.28)"
@@ -163,21 +163,9 @@ class Plots:
 
 def measured_phases(capture: Capture, number: int) -> pd.DataFrame:
     """The phases of a connection whose duration and checkpoint are known, with `ms`."""
-    phases = _interim(capture)
+    phases = capture.phases
     phases = phases[(phases["connection"] == number) & phases["duration"].notna() & phases["checkpoint"].notna()]
     return phases.assign(ms=phases["duration"] / _MS, checkpoint=phases["checkpoint"].astype("int64"))
-
-
-def _interim(capture: Capture) -> pd.DataFrame:
-    """Until there is `Capture.phases`."""
-    found = capture.checkpoints
-    places = [name for name in found
-              if name in ("connection", "number", "end") or str(name).endswith(("frame", "file"))]
-    found = found.melt(places, PHASE_COLUMNS, var_name="phase")
-    found["phase"] = pd.Categorical(found["phase"].str.removesuffix("_ms"), PHASES)
-    found["duration"] = pd.to_timedelta(found["value"], unit="ms")
-    return found.rename(columns={"frame": "begin_frame", "last_frame": "end_frame", "number": "checkpoint",
-                                 "file": "begin_file", "last_file": "end_file"})
 
 
 def _draw_heatmap(figure: go.Figure, checkpoints: np.ndarray, pfns: np.ndarray) -> None:

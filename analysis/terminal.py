@@ -26,6 +26,8 @@ _COLUMNS = {
                     "svm_ready_to_svm_resumed_ms", "new_to_svm_resumed_ms", "new_to_new_ms",
                     "memory_ms", "device_ms", "total_ms", "downtime_min_ms", "downtime_max_ms",
                     "pages", "dirty_pfns", "forward_octets"],
+    "phases": ["connection", "checkpoint", "phase", "begin_ns", "duration_ns", "forward_octets", "back_octets",
+               "octets_per_second", "begin_frame", "end_frame", "merged"],
 }
 """What a terminal shows of the wide tables; the other formats have all columns."""
 
@@ -34,6 +36,7 @@ _HEADINGS = {
     "svm_ready_to_svm_resumed": "READY→ RESUMED", "new_to_svm_resumed": "NEW→ RESUMED",
     "new_to_new": "NEW→ NEW", "stream_offset": "offset", "forward_octets": "octets",
     "connection": "conn", "complete": "whole"}
+_DURATIONS = ("duration_ns",)
 _EXACT = ("delivered_ns",)
 """Times of day with microseconds; the others are cut to ms."""
 _WIDE = 240
@@ -85,13 +88,15 @@ def _heading(name: str) -> str:
 def _cell(name: str, value: Any) -> str:
     if not _is_known(value):
         return ""
+    if name in _DURATIONS:
+        return f"{value / 1e6:.2f}"
     if name.endswith("_ns"):
         time = f"{datetime.fromtimestamp(value // 1_000_000_000, UTC):%H:%M:%S}.{value // 1000 % 1_000_000:06d}"
         return time if name in _EXACT else time[:-3]
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.2f}"
+        return f"{value:.0f}" if name.endswith("per_second") else f"{value:.2f}"
     return printable(str(value))
 
 
@@ -104,8 +109,10 @@ def grid(columns: Columns, command: str) -> list[tuple[str, bool, list[str]]]:
 
 
 def _table(columns: Columns, command: str) -> Table:
-    notes = [note for note, suffix in (("durations in ms", "_ms"), ("times of day in UTC", "_ns"))
-             if any(name.endswith(suffix) for name in _shown(columns, command))]
+    shown = _shown(columns, command)
+    lengths = [name for name in shown if name.endswith("_ms") or name in _DURATIONS]
+    notes = ["durations in ms"] * bool(lengths) + ["times of day in UTC"] * any(
+        name.endswith("_ns") and name not in lengths for name in shown)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold",
                   caption=", ".join(notes) or None, caption_justify="left")
     found = grid(columns, command)

@@ -627,8 +627,8 @@ class SyncPoint:
 
 @dataclass(frozen=True, slots=True)
 class Boundary:
-    """Where a phase ends: the `edge` ("delivered" or "first_seen") of the first, last or only
-    record in a checkpoint that matches."""
+    """Where a phase ends: the `edge` ("delivered" or "first_seen") of the first or last record in a
+    checkpoint that matches, or ("next") of the one that opens the next checkpoint."""
 
     phase: str
     direction: str
@@ -665,6 +665,13 @@ class Dialect:
         return tuple((s.short_name, t) for s in self.sync_points for t in s.successors)
 
 
+_TRANSFER = (
+    Boundary("memory", FORWARD, "delivered", "last", PAGE_DATA, None, "pages pass"),
+    Boundary("cpu", FORWARD, "delivered", "first", CHECKPOINT, None, "CPU state passes"),
+    Boundary("device", FORWARD, "delivered", "first", CHECKPOINT_END, None, "the emulator's state passes"),
+)
+"""The phases that an epoch of Remus shares with COLO's checkpoints."""
+
 XEN_COLO = Dialect(
     "xen", (
         SyncPoint(0, SYNC_POINT_NAMES[0], PRIMARY, ("SVM_SUSPENDED",),
@@ -683,10 +690,7 @@ XEN_COLO = Dialect(
                  "the secondary lists the pages that it has dirtied"),
         Boundary("merge", FORWARD, "first_seen", "first", None, None,
                  "the primary merges both dirty maps"),
-        Boundary("memory", FORWARD, "delivered", "last", PAGE_DATA, None, "pages pass"),
-        Boundary("cpu", FORWARD, "delivered", "first", CHECKPOINT, None, "CPU state passes"),
-        Boundary("device", FORWARD, "delivered", "first", CHECKPOINT_END, None,
-                 "the emulator's state passes"),
+        *_TRANSFER,
         Boundary("load", BACK, "delivered", "first", CHECKPOINT_STATE, 2,
                  "the secondary loads the state"),
         Boundary("resume", BACK, "delivered", "first", CHECKPOINT_STATE, 3,
@@ -699,3 +703,11 @@ XEN_COLO = Dialect(
 begins."""
 
 PHASES = tuple(boundary.phase for boundary in XEN_COLO.boundaries)
+
+REMUS_BOUNDARIES = (
+    *_TRANSFER,
+    Boundary("idle", FORWARD, "first_seen", "next", None, None, "the guest runs until the next epoch is sent"),
+)
+"""The phases of an epoch of Remus.  The first starts at the first octet of the epoch's first record."""
+
+REMUS_PHASES = tuple(boundary.phase for boundary in REMUS_BOUNDARIES)

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Phases add up, in time and in octets; the pauses of both VMs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import analysis
+from dissector.protocol import FORWARD, PHASES, REMUS_PHASES
+from tests.helpers import PCAPS
+from tests.synthesiser import files, stream
+from tests.synthesiser.stream import MS, Guest, Message
+from tests.synthesiser.wire import Wire
+from tests.test_command import run
+from tests.test_syncpoints import index_of
+
+GUEST = Guest(memory=3, holes=1, dirty=2, emulator=60)
+COLO = ("colo-hvm-fast.A", "colo-hvm-dirty.A", "colo-hvm-dirty.B", "colo-2ck-abort.A")
+
+
+def real(name: str) -> analysis.Capture:
+    return analysis.read(PCAPS / f"{name}.pcap.zst")
+
+
+def of(tmp_path: Path, wire: Wire) -> analysis.Capture:
+    return analysis.read(files.write(tmp_path / "x.pcap", wire))
+
+
+def of_each(capture: analysis.Capture) -> dict[int, pd.DataFrame]:
+    """The phases of each checkpoint, as integers."""
+    return {number: rows.set_index("phase") for number, rows in capture.export("phases").groupby("checkpoint")}
+
+
+def adds_up(capture: analysis.Capture) -> int:
+    """Number of checkpoints whose phases were held against NEW, SVM_RESUMED and the next NEW."""
+    rows = capture.export("checkpoints").set_index("number")
+    seen = 0
+    for number, phases in of_each(capture).items():
+        assert tuple(phases.index) == PHASES
+        assert (phases["begin_ns"].iloc[1:].dropna() == phases["end_ns"].iloc[:-1][
+            phases["begin_ns"].iloc[1:].notna().to_numpy()].to_numpy()).all()
+        if number == 0:
+            continue
+        own = rows.loc[number]
+        if pd.notna(own["svm_resumed_ns"]):
+            assert phases["duration_ns"].iloc[:-1].sum(skipna=False) == own["svm_resumed_ns"] - own["new_ns"]
+            seen += 1
+        if number + 1 in rows.index:
+            assert phases["duration_ns"].sum(skipna=False) == rows.loc[number + 1, "new_ns"] - own["new_ns"]
+    return seen
+
+
+def octets_add_up(capture: analysis.Capture) -> None:
+    records = capture.export("records")
+    lengths = records.pivot_table(index="checkpoint", columns="direction", values="length", aggfunc="sum",
+                                  observed=False, fill_value=0)
+    for number, phases in of_each(capture).items():
+        known = phases[phases["forward_octets"].notna()]
+        assert known["forward_octets"].sum() == lengths.loc[number, FORWARD]
+        if number > 0:
+            assert known["back_octets"].sum() == lengths.loc[number, "back"]
+
+
+@pytest.mark.parametrize(("name", "count"), list(zip(COLO, (49, 26, 26, 0), strict=True)))
+def test_phases_of_real_pairs_add_up(name: str, count: int) -> None:
+    capture = real(name)
+    assert adds_up(capture) == count
+    if count:
+        octets_add_up(capture)
+
+
+@pytest.mark.parametrize("guest", [
+    GUEST, replace(GUEST, order_2015=True), replace(GUEST, dirty=0), replace(GUEST, lists=())], ids=[
+    "usual", "2015", "no pages", "empty list"])
+def test_phases_of_synthesised_pairs_add_up(tmp_path: Path, guest: Guest) -> None:
+    capture = of(tmp_path, Wire(stream.colo(4, guest)))
+    assert adds_up(capture) == 4
+    octets_add_up(capture)
+
+
+def test_a_phase_takes_what_was_made(tmp_path: Path) -> None:
+    """Each record goes out alone, 1 ms or a given delay after the one before."""
+    phases = of_each(of(tmp_path, Wire(stream.colo(1, GUEST), acks=False, mss=60_000)))[1]
+    steps = {"suspend": 120, "list": 1, "merge": 5, "memory": 0, "cpu": 4, "device": 3, "load": 80, "resume": 40}
+    made = {name: ms * MS + count * 1000 for (name, ms), count in zip(
+        steps.items(), (1, 1, 1, 0, 4, 3, 1, 1), strict=True)}
+    assert phases["duration_ns"].iloc[:-1].to_dict() == made
+    assert phases["forward_octets"].tolist()[:6] == [16, 0, 0, 8 + 8 + 2 * (8 + 4096), 32 + 312 + 48 + 8,
+                                                      phases["forward_octets"].iloc[5]]
+    assert phases["back_octets"].iloc[:-1].tolist() == [16, 8 + 3 * 8, 0, 0, 0, 0, 16, 16]
+    assert phases.loc["cpu", "octets_per_second"] == pytest.approx(400 / (4 * MS + 4000) * 1e9)
+    assert np.isnan(phases.loc["memory", "octets_per_second"]), "no time passed"
+
+
+def test_records_of_one_frame_are_told_apart(tmp_path: Path) -> None:
+    """CPU state that rides in the frame that ends memory takes no time, but has octets of its own."""
+    messages = list(stream.colo(1, GUEST))
+    behind = index_of(messages, "SVM_SUSPENDED") + 2
+    ready = index_of(messages, "SVM_READY", 1)
+    one = Message(FORWARD, messages[behind].structure, b"".join(m.octets for m in messages[behind:ready]))
+    phases = of_each(of(tmp_path, Wire([*messages[:behind], one, *messages[ready:]], mss=60_000)))[1]
+    transfer = phases.loc[["memory", "cpu", "device"]]
+    assert transfer["duration_ns"].tolist() == [0, 0, 0]
+    assert transfer["forward_octets"].iloc[:2].tolist() == [8 + 8 + 2 * (8 + 4096), 400]
+    assert not transfer["merged"].any(), "these boundaries exist"
+
+
+def test_what_does_not_exist_is_merged_and_what_is_missing_is_not_known(tmp_path: Path) -> None:
+    wire = Wire(stream.colo(2, replace(GUEST, order_2015=True)))
+    merged = of_each(of(tmp_path, wire))[1]
+    assert merged.index[merged["merged"]].tolist() == ["load"]
+    assert merged.loc["load", "duration_ns"] == 0
+
+    wire = Wire(stream.colo(2, GUEST), mss=1000, ack_delay=0)
+    new = index_of(wire.messages, "NEW")
+    offset = sum(len(m.octets) for m in wire.messages[:new] if m.direction == FORWARD)
+    header = next(i for i in wire.data_rows() if wire.rows["side"][i] == 0 and wire.rows["offset"][i] == offset + 16)
+    lost = of_each(of(tmp_path, wire.keep(np.delete(wire.rows, header))))[1]
+    assert lost.loc["suspend", "duration_ns"] == 120 * MS + 1000
+    unknown = lost["duration_ns"].isna()
+    assert unknown.index[unknown].tolist() == ["merge", "memory", "cpu"], "the header of the one PAGE_DATA"
+    assert lost.loc[unknown, "forward_octets"].isna().all()
+    assert lost.loc["load", "duration_ns"] == 80 * MS + 1000
+    assert not lost["merged"].any()
+
+
+def test_epochs_of_remus_add_up_to_the_next_one() -> None:
+    capture = real("remus-hvm.A")
+    phases = capture.export("phases")
+    assert tuple(phases["phase"].iloc[:4]) == REMUS_PHASES
+    assert phases["checkpoint"].nunique() == 37
+    begins = phases[phases["phase"] == REMUS_PHASES[0]].set_index("checkpoint")["begin_ns"]
+    whole = phases.groupby("checkpoint")["duration_ns"].apply(lambda column: column.sum(skipna=False))
+    assert (whole.iloc[:-1] == begins.diff().iloc[1:].to_numpy()).all()
+    idle = phases[phases["phase"] == REMUS_PHASES[-1]]["duration_ns"]
+    assert (idle.iloc[:-1] > 200 * MS).all(), "the interval"
+    assert capture.checkpoints["idle_ms"].iloc[0] == idle.iloc[0] / 1e6
+    octets = phases.groupby("checkpoint")["forward_octets"].sum()
+    assert octets.tolist() == capture.checkpoints["forward_octets"].tolist()
+
+
+def test_an_epoch_whose_start_was_not_seen_has_no_memory_phase(tmp_path: Path) -> None:
+    wire = Wire(stream.remus(4, GUEST))
+    late = wire.keep(wire.rows[len(wire.rows) // 2:])
+    phases = of(tmp_path, late).export("phases")
+    assert phases["duration_ns"].isna().iloc[0]
+    assert phases["duration_ns"].notna().iloc[4:-1].all()
+
+
+def test_plain_migrations_have_none(tmp_path: Path) -> None:
+    assert of(tmp_path, Wire(stream.plain(GUEST))).phases.empty
+    done = run("phases", str(tmp_path / "x.pcap"))
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 1)
+    assert b"no phases" in done.stderr
+
+
+def test_types_at_the_edge(tmp_path: Path) -> None:
+    phases = of(tmp_path, Wire(stream.colo(1, GUEST))).phases
+    assert str(phases["begin"].dtype) == "datetime64[ns, UTC]"
+    assert str(phases["duration"].dtype) == "timedelta64[ns]"
+    assert phases["phase"].cat.ordered
+    assert phases["merged"].dtype == "bool"
