@@ -41,6 +41,8 @@ _SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x", "star", 
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 _TEXT, _LINES = "#767676", "rgba(128,128,128,0.28)"
 _MS = pd.Timedelta(1, "ms")
+_FEW = 12
+"""So many checkpoints get a number each."""
 _BARS = 1000
 """Bars of a time line; more checkpoints are shown as means of neighbours."""
 _ROWS = 256
@@ -90,7 +92,7 @@ class Plots:
         phases = measured_phases(self._capture, number)
         figure = _figure("ms", "checkpoint", barmode="stack", bargap=0.12)
         size = math.ceil(phases["checkpoint"].nunique() / _BARS)
-        for phase, mine in phases.groupby("phase", observed=True, sort=False):
+        for phase, mine in phases.groupby("phase", observed=True):
             rows = list(_binned(mine, size))
             figure.add_bar(
                 x=[row[0] for row in rows], y=[row[1] for row in rows], name=str(phase), width=size * 0.88,
@@ -99,6 +101,8 @@ class Plots:
                 hovertemplate="checkpoint %{customdata[0]}<br>%{fullData.name}: %{y:.3f} ms<br>%{customdata[1]}"
                               "<extra></extra>")
         totals = phases.groupby("checkpoint")["ms"].sum()
+        if len(totals) <= _FEW:
+            figure.update_xaxes(dtick=1)
         if len(later := totals[totals.index > 0]):
             figure.update_xaxes(range=[0.5, max(totals.index) + 0.5])
             figure.update_yaxes(range=[0, later.max() * 1.05])
@@ -121,17 +125,16 @@ class Plots:
     def heatmap(self, connection: int | None = None) -> go.Figure:
         """Which of the guest's pages each checkpoint sent: PFNs over checkpoints, the colour is the number of
         pages.  PFNs that were never sent are left out; the others stand in their order, in at most 256 rows.
-        Without checkpoint 0, which sends everything, if there are others."""
+        Without checkpoint 0, which sends everything."""
         number = self._one(connection)
         figure = _figure("PFN", "checkpoint", showlegend=False)
         if self._capture.page_table is not None:
             pages = self._capture.pages
-            pages = pages[(pages["connection"] == number) & pages["carries"] & pages["checkpoint"].notna()]
-            later = pages[pages["checkpoint"] > 0]
-            pages = later if len(later) else pages
-            if len(pages):
+            pages = pages[(pages["connection"] == number) & pages["carries"]
+                          & (pages["checkpoint"] > 0).fillna(False)]
+            if pages["checkpoint"].nunique() > 1:
                 _draw_heatmap(figure, pages["checkpoint"].to_numpy(np.int64), pages["pfn"].to_numpy(np.int64))
-        return _or_empty(figure, "no pages were kept")
+        return _or_empty(figure, "there are no pages of several checkpoints")
 
     def _one(self, connection: int | None) -> int:
         ours = [found.number for found in self._capture.engine.ours()]

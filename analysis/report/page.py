@@ -74,7 +74,7 @@ def _connection(capture: Capture, number: int) -> dict[str, Any]:
     latency = capture.export("latency")
     return {"number": number, "basis": basis.of_connection(capture, number),
             "latency": _rows(latency[latency["connection"] == number], "latency"),
-            "phases": _rows(sections.phases(capture, number), "phases"),
+            "phases": _rows(sections.phases(capture, number), "phase statistics"),
             "slowest": _rows(sections.slowest(capture, number), "slowest"),
             "charts": [chart for chart in _charts(capture, number) if chart.figure.data]}
 
