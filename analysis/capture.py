@@ -11,7 +11,9 @@ import numpy as np
 import pandas as pd
 
 from analysis import tables
+from analysis.causes import causes
 from analysis.checkpoints import checkpoints
+from analysis.explanation import explanation
 from analysis.pairs import pair_rows
 from analysis.phases import backwards, measure, phases
 from analysis.reading import Reading
@@ -82,6 +84,23 @@ class Capture(Reading):
         read without `segments=True`."""
         return stamped(self.export("segments"))
 
+    @property
+    def parts(self) -> pd.DataFrame:
+        """What each phase was made of (`analysis.causes.causes`); duration is timedelta64[ns].  ValueError if
+        the capture was read without `segments=True`."""
+        return stamped(self.export("parts"))
+
+    @property
+    def causes(self) -> pd.DataFrame:
+        """What made phases long, with the frames that prove it (`analysis.causes.causes`); duration is
+        timedelta64[ns].  ValueError if the capture was read without `segments=True`."""
+        return stamped(self.export("causes"))
+
+    @property
+    def explanation(self) -> pd.DataFrame:
+        """The causes over all checkpoints, what cost most in front (`analysis.explanation.explanation`)."""
+        return self.export("explanation")
+
     def latency(self) -> pd.DataFrame:
         """Statistics of each pair, in ms (`analysis.latency.latency`)."""
         return self.export("latency")
@@ -108,7 +127,10 @@ class Capture(Reading):
             "checkpoints": lambda: self._measured[0].copy(),
             "phases": lambda: self._measured[1].copy(),
             "pages": self._pages,
-            "segments": lambda: segments(self.engine)}
+            "segments": lambda: segments(self.engine),
+            "parts": lambda: self._explained[0].copy(),
+            "causes": lambda: self._explained[1].copy(),
+            "explanation": lambda: explanation(*self._explained)}
         return self._per_file(makers[table]())
 
     @cached_property
@@ -129,6 +151,10 @@ class Capture(Reading):
         at = pd.MultiIndex.from_frame(table[keys])
         table.insert(1, "checkpoint", of.reindex(at).array)
         return table
+
+    @cached_property
+    def _explained(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        return causes(self.engine, self.rows, self._measured[1])
 
     @cached_property
     def _syncs(self) -> pd.DataFrame:

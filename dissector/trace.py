@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -20,7 +21,7 @@ NOT_KNOWN = -1
 
 SEGMENT = np.dtype([
     ("frame", "i8"), ("time_ns", "i8"), ("side", "i1"), ("stream_offset", "i8"), ("length", "i4"),
-    ("acknowledges", "i8"), ("window", "i8"), ("flags", "u1"), ("kind", "i1")])
+    ("acknowledges", "i8"), ("window", "i8"), ("flags", "u1"), ("kind", "i1"), ("needless", "?")])
 """Columns of `Trace.of`."""
 
 _KEPT = np.dtype([
@@ -30,8 +31,8 @@ _KEPT = np.dtype([
 _HOLES_MAX = 1 << 10
 """Holes of a side that may still be filled; the oldest ones never will be."""
 
-# TCP options (RFC 9293, 7323)
-_END, _NOTHING, _WINDOW_SCALE = 0, 1, 3
+# TCP options (RFC 9293, 7323, 2018)
+_END, _NOTHING, _WINDOW_SCALE, _SACK = 0, 1, 3, 5
 _SCALE_MAX = 14
 
 
@@ -42,6 +43,9 @@ class Trace:
         self._kept: dict[int, list[np.ndarray]] = defaultdict(list)
         self._scales: dict[int, list[int | None]] = {}
         """Of each side the shift of its window; -1: its SYN offers none, None: the SYN was not seen."""
+        self._twice: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
+        """(side that sent them, sequence number of the first, behind the last) of octets that the other side
+        reports to have received twice."""
 
     def take(self, connection: int, segments: Segments, rows: np.ndarray) -> None:
         """Keep these segments of a connection."""
@@ -61,8 +65,15 @@ class Trace:
             scales = self._scales.setdefault(connection, [None, None])
             scales[row[SIDE]] = _scale(packets.data[begin + 20:end].tobytes())
 
+        # Longer than with time stamps alone: there may be selective ACKs.
+        for i in np.flatnonzero((header_length(rows[:, FLAGS]) > 32) & (kept["flags"] & SYN == 0)).tolist():
+            options = packets.data[at[i] + 20:min(rows[i, POSITION], len(packets.data))].tobytes()
+            if block := _received_twice(options, int(rows[i, ACKNOWLEDGEMENT])):
+                self._twice[connection].append((1 - int(rows[i, SIDE]), *block))
+
     def leave(self, connection: int) -> None:
         """A connection is none of ours."""
+        self._twice.pop(connection, None)
         self._kept.pop(connection, None)
         self._scales.pop(connection, None)
 
@@ -73,7 +84,8 @@ class Trace:
         `origins`: sequence number of each side's stream offset 0.  `stream_offset` is that of the first
         octet, `acknowledges` the offset in the other side's stream up to which all is acknowledged
         (`NOT_KNOWN` without ACK), `window` the octets that the sender of the segment would take
-        (`NOT_KNOWN`: the scale was not seen), `kind` an index into `KINDS`.
+        (`NOT_KNOWN`: the scale was not seen), `kind` an index into `KINDS`; `needless`: it was sent again, and
+        the receiver says that it had the octets already (D-SACK, RFC 2883).
         """
         parts = self._kept.get(connection)
         kept = np.concatenate(parts) if parts else np.zeros(0, _KEPT)
@@ -90,6 +102,9 @@ class Trace:
                 kept["acknowledgement"][answers].astype(np.int64), origins[1 - side])
             octets = np.flatnonzero(mine & (kept["length"] > 0))
             out["kind"][octets] = _kinds(out["stream_offset"][octets], out["length"][octets])
+            reported = {begin for of, begin, _ in self._twice.get(connection, ()) if of == side}
+            again = octets[out["kind"][octets] == KINDS.index(RETRANSMISSION)]
+            out["needless"][again] = [int(number) in reported for number in kept["sequence"][again]]
         scales = self._scales.get(connection, [None, None])
         if -1 in scales:  # one of them will not have it: none has
             scales = [0, 0]
@@ -104,17 +119,37 @@ class Trace:
 
 def _scale(options: bytes) -> int:
     """The window scale that a SYN offers; -1: none."""
+    offers = (min(value[0], _SCALE_MAX) for kind, value in _options(options) if kind == _WINDOW_SCALE and value)
+    return next(offers, -1)
+
+
+def _received_twice(options: bytes, acknowledgement: int) -> tuple[int, int] | None:
+    """The octets that a selective ACK reports a second time: its first block, if that lies below what is
+    acknowledged at all, or inside the second block."""
+    for kind, value in _options(options):
+        if kind != _SACK or len(value) < 8:
+            continue
+        numbers = [int.from_bytes(value[i:i + 4], "big") for i in range(0, len(value) - 3, 4)]
+        begin, end = numbers[:2]
+        below = 0 < (acknowledgement - begin) & 0xFFFFFFFF < 1 << 31
+        inside = len(numbers) >= 4 and (begin - numbers[2]) & 0xFFFFFFFF < 1 << 31 \
+            and (numbers[3] - end) & 0xFFFFFFFF < 1 << 31
+        if below or inside:
+            return begin, end
+    return None
+
+
+def _options(octets: bytes) -> Iterator[tuple[int, bytes]]:
+    """(kind, value) of TCP options."""
     at = 0
-    while at < len(options) and options[at] != _END:
-        if options[at] == _NOTHING:
+    while at < len(octets) and octets[at] != _END:
+        if octets[at] == _NOTHING:
             at += 1
             continue
-        if at + 2 >= len(options) or options[at + 1] < 2:
-            break
-        if options[at] == _WINDOW_SCALE:
-            return min(options[at + 2], _SCALE_MAX)
-        at += options[at + 1]
-    return -1
+        if at + 2 > len(octets) or octets[at + 1] < 2:
+            return
+        yield octets[at], octets[at + 2:at + octets[at + 1]]
+        at += octets[at + 1]
 
 
 def _unwrapped(numbers: np.ndarray, origin: int) -> np.ndarray:

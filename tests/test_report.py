@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import struct
@@ -33,7 +34,7 @@ CAPTURES = {"colo-hvm-fast.A": 5, "remus-hvm.A": 4, "plain-hvm-mtu.A": 0, "colo-
 
 def run(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", "from analysis.cli import main; main()", *words], cwd=cwd,
-                          capture_output=True, text=True, env={"PYTHONPATH": str(Path.cwd()), "PATH": "/usr/bin:/bin"})
+                          capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(PCAPS.parent)})
 
 
 def words_of(html: str) -> str:
@@ -230,9 +231,9 @@ def test_text_can_be_read_in_light_and_dark(pages: dict[str, Path], open_page: A
     page_colour = tab.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (luminance(page_colour) < 0.1) == (scheme == "dark")
     for selector, least in (("p", 7), ("td", 7), ("dt", 4.5), (".xtick text", 4.5), (".legendtext", 4.5)):
-        of = tab.evaluate("selector => { const style = getComputedStyle(document.querySelector(selector));"
-                          "return selector.includes('t') && style.fill != 'rgb(0, 0, 0)' ? style.fill : style.color }",
-                          selector)
+        of = tab.evaluate("""selector => {
+            const element = document.querySelector(selector), style = getComputedStyle(element);
+            return element instanceof SVGElement ? style.fill : style.color }""", selector)
         assert contrast(of, page_colour) >= least, selector
 
 

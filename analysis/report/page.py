@@ -51,7 +51,7 @@ def page(capture: Capture) -> str:
     environment = Environment(loader=PackageLoader("analysis.report", "."), autoescape=True,
                               undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template("page.html").render(
-        files=[printable(file.text) for file in capture.engine.files], verdict=verdict(capture),
+        files=[printable(file.text) for file in capture.engine.files],
         basis=basis.of_capture(capture), findings=_rows(capture.export("findings"), "findings"),
         connections=[_connection(capture, connection.number) for connection in capture.engine.ours()],
         plotly=Markup(get_plotlyjs()))
@@ -72,7 +72,7 @@ def _rows(frame: pd.DataFrame, table: str) -> list[tuple[str, bool, list[str]]]:
 
 def _connection(capture: Capture, number: int) -> dict[str, Any]:
     latency = capture.export("latency")
-    return {"number": number, "basis": basis.of_connection(capture, number),
+    return {"number": number, "verdict": verdict(capture, number), "basis": basis.of_connection(capture, number),
             "latency": _rows(latency[latency["connection"] == number], "latency"),
             "phases": _rows(sections.phases(capture, number), "phase statistics"),
             "slowest": _rows(sections.slowest(capture, number), "slowest"),

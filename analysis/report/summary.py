@@ -21,11 +21,11 @@ def summary(capture: Capture) -> str:
 
 
 def _lines(capture: Capture) -> Iterator[str]:
-    yield from map(printable, verdict(capture))
-    yield ""
     yield from _facts(basis.of_capture(capture))
     latency = capture.export("latency")
     for connection in capture.engine.ours():
+        yield ""
+        yield from map(printable, verdict(capture, connection.number))
         yield ""
         yield from _facts([("connection", str(connection.number)), *basis.of_connection(capture, connection.number)])
         mine = latency[latency["connection"] == connection.number]
