@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -14,8 +14,9 @@ from analysis import tables
 from analysis.causes import causes
 from analysis.checkpoints import checkpoints
 from analysis.explanation import explanation
+from analysis.iterations import iterations
 from analysis.pairs import pair_rows
-from analysis.phases import backwards, measure, phases
+from analysis.phases import Measured, backwards, measure, phases
 from analysis.reading import Reading
 from analysis.segments import segments
 from analysis.spans import numbers
@@ -66,6 +67,11 @@ class Capture(Reading):
     def phases(self) -> pd.DataFrame:
         """Phases of checkpoints and epochs (`analysis.phases.phases`); duration is timedelta64[ns]."""
         return stamped(self.export("phases"))
+
+    @property
+    def iterations(self) -> pd.DataFrame:
+        """Iterations of live migrations over memory (`analysis.iterations.iterations`)."""
+        return stamped(self.export("iterations"))
 
     @property
     def findings(self) -> pd.DataFrame:
@@ -126,6 +132,7 @@ class Capture(Reading):
             "pairs": lambda: self._pairs.copy(), "latency": lambda: tables.latency(self._pairs),
             "checkpoints": lambda: self._measured[0].copy(),
             "phases": lambda: self._measured[1].copy(),
+            "iterations": lambda: iterations(self._measure(), self._pages() if self.page_table else None),
             "pages": self._pages,
             "segments": lambda: segments(self.engine),
             "parts": lambda: self._explained[0].copy(),
@@ -172,8 +179,11 @@ class Capture(Reading):
     @cached_property
     def _measured(self) -> tuple[pd.DataFrame, pd.DataFrame, list[Finding]]:
         """Checkpoints, their phases, and what is wrong with these."""
-        measured = list(measure(self.engine, self.rows, self._syncs))
+        measured = list(self._measure())
         return checkpoints(measured, self._pairs), phases(measured), list(backwards(measured))
+
+    def _measure(self) -> Iterator[Measured]:
+        return measure(self.engine, self.rows, self._syncs)
 
     def _per_file(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Frame numbers as each file counts them; with several files a column that names it."""

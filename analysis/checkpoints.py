@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.pairs import CLOSES, TRANSITIONS, WHOLES
+from analysis.iterations import beginnings
+from analysis.pairs import CLOSES, OPENS, TRANSITIONS, USUAL, WHOLES
 from analysis.phases import NAMES, Measured
 from analysis.rows import STATUSES
 from analysis.spans import are
@@ -43,6 +44,8 @@ def pair_column(name: str, to: str) -> str:
 PAIR_COLUMNS = [pair_column(*pair) for pair in (*TRANSITIONS, *WHOLES)]
 PHASE_COLUMNS = [f"{phase}_ms" for phase in PHASES]
 
+PAUSES = ("primary_pause_ms", "primary_pause_min_ms", "secondary_pause_min_ms", "secondary_pause_max_ms")
+
 _INTEGERS = ("frame", "last_frame", "begin_ns", "end_ns", *_TIMES.values())
 _VOLUMES = ("forward_octets", "records", "pages", "dirty_pfns")
 _MIGRATION = ("total_ms", "downtime_min_ms", "downtime_max_ms")
@@ -51,9 +54,13 @@ COLUMNS = {
     "connection": "int64", "number": "Int64", "numbering": "object", "kind": "object",
     "complete": "bool", **dict.fromkeys(_INTEGERS, "Int64"),
     **dict.fromkeys((*PAIR_COLUMNS, *(f"{phase}_ms" for phase in NAMES)), "float64"), "merged": "object",
+    **dict.fromkeys(PAUSES, "float64"),
     **dict.fromkeys(_VOLUMES, "Int64"), **dict.fromkeys(_MIGRATION, "float64")}
 
 _GAP = STATUSES.index(GAP)
+_SUSPENDED = USUAL[OPENS]
+_READY = USUAL[_SUSPENDED]
+_TRANSFERS = next(boundary.phase for boundary in XEN_COLO.boundaries if boundary.structure is PAGE_DATA)
 
 
 def checkpoints(measured: Iterable[Measured], pairs: pd.DataFrame) -> pd.DataFrame:
@@ -64,8 +71,19 @@ def checkpoints(measured: Iterable[Measured], pairs: pd.DataFrame) -> pd.DataFra
     (bool); frame and last_frame, begin_ns, end_ns (Int64): of its first and its last record, in capture
     order; for COLO the delivered time of each sync-point and the
     latency of each pair in ms; phases in ms (float64, NaN: not known), merged (the phases whose
-    boundary does not exist in the stream); forward_octets, records, pages,
+    boundary does not exist in the stream); for COLO `PAUSES`; forward_octets, records, pages,
     dirty_pfns (Int64); for a plain migration total_ms and bounds of the downtime.
+
+    The pause of each VM in ms, as far as the wire shows it.  The primary suspends its VM after it has
+    written NEW and before it writes the first octet of the state, and resumes it after it has read
+    SVM_READY: primary_pause_ms is from the first octet of NEW to SVM_READY as they passed the capture point,
+    short of the time that resuming takes and long by that of suspending; primary_pause_min_ms, from the first
+    octet of the state to SVM_READY, is a lower bound wherever the capture was made.  The secondary suspends
+    its VM after it has read NEW and before it writes SVM_SUSPENDED, and resumes it after it has written
+    SVM_READY and before it writes SVM_RESUMED: secondary_pause_max_ms, from NEW to the first octet of
+    SVM_RESUMED, is an upper bound wherever the capture was made; secondary_pause_min_ms, from SVM_SUSPENDED to
+    the first octet of SVM_READY, is a lower one but for what the two took differently to the capture point.
+    They are known where the pairs between these sync-points are, and need an SVM_READY.
     """
     in_order = pairs[pairs["reason"] == ""]
     latencies = {(row["connection"], row["checkpoint"], row["from"], row["to"]): int(row["latency_ns"])
@@ -126,7 +144,7 @@ def _colo(one: Measured, latencies: _Latencies) -> dict[str, Any]:
         "complete": _is_complete(one),
         **{_TIMES[name]: int(point["delivered_ns"]) for name, point in one.points.items()},
         **{pair_column(*pair): latency / 1e6 for pair, latency in own.items()},
-        **_phases(one)}
+        **_phases(one), **_pauses(one, own)}
 
 
 def _is_complete(one: Measured) -> bool:
@@ -137,6 +155,22 @@ def _is_complete(one: Measured) -> bool:
         return len(are(span.forward, CHECKPOINT_END)) > 0
     *steps, _ = one.phases
     return all(phase.duration is not None for phase in steps)
+
+
+def _pauses(one: Measured, own: dict[tuple[str, str], int]) -> dict[str, float]:
+    """Only from sync-points between which nothing is missing or out of order."""
+    found: dict[str, float] = {}
+    suspending, loading = own.get((OPENS, _SUSPENDED)), own.get((_SUSPENDED, _READY))
+    if suspending is None or loading is None:
+        return found
+    found["primary_pause_ms"] = (suspending + loading) / 1e6 + one.points[OPENS]["spread_ms"]
+    transfer = next(phase.begin for phase in one.phases if phase.name == _TRANSFERS)
+    if transfer:
+        found["primary_pause_min_ms"] = (one.points[_READY]["delivered_ns"] - transfer.time) / 1e6
+    found["secondary_pause_min_ms"] = loading / 1e6 - one.points[_READY]["spread_ms"]
+    if (whole := own.get((OPENS, CLOSES))) is not None:
+        found["secondary_pause_max_ms"] = whole / 1e6 - one.points[CLOSES]["spread_ms"]
+    return found
 
 
 # --- Remus ----------------------------------------------------------------------------------------
@@ -160,7 +194,7 @@ def _plain(one: Measured, volume: dict[str, Any]) -> dict[str, Any]:
 
     Downtime, as the wire bounds it.  The guest stands still at the latest when the first record
     behind the last PAGE_DATA is written, and surely still ran when the last live pass over memory
-    was being sent (passes: PFNs ascend; without a second pass, when the last PAGE_DATA was).  It
+    was being sent (`beginnings` of iterations; without a second one, when the last PAGE_DATA was).  It
     runs on the target after GO_MESSAGE and before REPORT; without xl's messages, at the earliest
     at the end of the libxl stream.  A migration that failed and gave the domain back has neither.
     """
@@ -180,8 +214,7 @@ def _plain(one: Measured, volume: dict[str, Any]) -> dict[str, Any]:
         starts = int((go if len(go) else end)["delivered_ns"][0])
         row["downtime_min_ms"] = (starts - stops) / 1e6
         if len(report):
-            turns = np.flatnonzero(pages["first_pfn"][1:] < pages["last_pfn"][:-1])
-            last_live = pages[turns[-1]] if len(turns) else pages[-1]
+            last_live = pages[beginnings(pages)[-1] - 1]  # of one iteration: its last record
             row["downtime_max_ms"] = (int(report["delivered_ns"][0])
                                       - int(last_live["first_seen_ns"])) / 1e6
     return row

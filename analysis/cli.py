@@ -152,6 +152,17 @@ def phases(files: tuple[str, ...], **options: Any) -> None:
 
 
 @main.command()
+@_common
+def iterations(files: tuple[str, ...], **options: Any) -> None:
+    """List the iterations of a live migration over memory: time, pages sent and sent again, dirty rate."""
+    with _ends():
+        capture = _read(files, pages=True)
+        _write(capture, "iterations", options)
+        if capture.export("iterations").empty:
+            _say("no iterations: the start of the stream is not in the capture, or it carries no pages")
+
+
+@main.command()
 @click.option("--checkpoint", type=int, metavar="K", help="The records of this checkpoint or epoch.")
 @click.option("--offset", metavar="CONNECTION:DIRECTION:OFFSET",
               help="The record there; DIRECTION is forward or back.")
@@ -342,7 +353,7 @@ def _ends() -> Iterator[None]:
         sys.exit(130)
 
 
-def _observe(files: tuple[str, ...], lenient: bool = False) -> Reading:
+def _observe(files: tuple[str, ...], lenient: bool = False, pages: bool = False, contents: bool = False) -> Reading:
     """What is in the capture, with a warning for what is wrong with it; ends the command if nothing in it
     is ours (unless `lenient`)."""
     from dissector.ahead import Ahead, is_worthwhile
@@ -352,7 +363,7 @@ def _observe(files: tuple[str, ...], lenient: bool = False) -> Reading:
         ahead = Ahead(files, on_progress) if is_worthwhile(files) else None
         from analysis.reading import observe
 
-        reading = observe(*files, on_progress=on_progress, ahead=ahead)
+        reading = observe(*files, on_progress=on_progress, ahead=ahead, pages=pages, contents=contents)
     _warn(reading, reading.engine.findings)
     if not lenient and not reading.engine.ours():
         raise Failure(f"{files[0] if len(files) == 1 else f'{len(files)} files'}: "
@@ -360,9 +371,9 @@ def _observe(files: tuple[str, ...], lenient: bool = False) -> Reading:
     return reading
 
 
-def _read(files: tuple[str, ...], lenient: bool = False) -> Capture:
+def _read(files: tuple[str, ...], lenient: bool = False, pages: bool = False, contents: bool = False) -> Capture:
     """The same as tables."""
-    reading = _observe(files, lenient)
+    reading = _observe(files, lenient, pages, contents)
     from analysis.capture import Capture
 
     capture = Capture(reading)
@@ -426,7 +437,7 @@ _EXTENT = {"records": (("first_frame", "first_seen_ns"), ("frame", "delivered_ns
            "syncs": (("first_frame", "first_seen_ns"), ("frame", "delivered_ns")),
            "pairs": (("from_frame", "from_delivered_ns"), ("to_frame", "to_delivered_ns")),
            "checkpoints": (("frame", "begin_ns"), ("last_frame", "end_ns")),
-           "phases": (("begin_frame", "begin_ns"), ("end_frame", "end_ns"))}
+           **dict.fromkeys(("phases", "iterations"), (("begin_frame", "begin_ns"), ("end_frame", "end_ns")))}
 
 
 def _selected(capture: Capture, table: str, options: dict[str, Any], every: bool) -> pd.DataFrame:

@@ -28,6 +28,8 @@ _COLUMNS = {
                     "pages", "dirty_pfns", "forward_octets"],
     "phases": ["connection", "checkpoint", "phase", "begin_ns", "duration_ns", "forward_octets", "back_octets",
                "octets_per_second", "begin_frame", "end_frame", "merged"],
+    "iterations": ["connection", "iteration", "begin_ns", "duration_ns", "records", "pages", "pfns", "resent",
+                   "octets", "octets_per_second", "dirty_pages_per_second", "last"],
 }
 """What a terminal shows of the wide tables; the other formats have all columns."""
 

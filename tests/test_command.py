@@ -25,7 +25,7 @@ COLUMNS = {
     "latency": "connection phase from to count lost min_ms mean_ms p50_ms p90_ms p95_ms p99_ms "
                "max_ms std_ms",
 }
-COMMANDS = ["connections", "records", "syncs", "latency", "checkpoints", "phases"]
+COMMANDS = ["connections", "records", "syncs", "latency", "checkpoints", "phases", "iterations"]
 
 
 def run(*words: str, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:

@@ -165,3 +165,33 @@ def test_types_at_the_edge(tmp_path: Path) -> None:
     assert str(phases["duration"].dtype) == "timedelta64[ns]"
     assert phases["phase"].cat.ordered
     assert phases["merged"].dtype == "bool"
+
+
+def test_pauses_are_those_that_were_made(tmp_path: Path) -> None:
+    def split(message: Message) -> tuple[int, ...]:
+        return (8,) if message.control_id is not None else ()
+
+    wire = Wire(stream.colo(3, GUEST), split=split, gap=500_000, ack_delay=0)
+    rows = of(tmp_path, wire).export("checkpoints").set_index("number")
+    syncs = of(tmp_path, wire).export("syncs").set_index(["checkpoint", "name"])
+    assert rows.loc[0].filter(like="pause").isna().all()
+    for number in (1, 2, 3):
+        row = rows.loc[number]
+        new, suspended, ready, resumed = (syncs.loc[(number, name)] for name in (
+            "NEW", "SVM_SUSPENDED", "SVM_READY", "SVM_RESUMED"))
+        assert ready["spread_ms"] == 0.5
+        made = {"primary_pause_ms": ready["delivered_ns"] - new["first_seen_ns"],
+                "secondary_pause_min_ms": ready["first_seen_ns"] - suspended["delivered_ns"],
+                "secondary_pause_max_ms": resumed["first_seen_ns"] - new["delivered_ns"]}
+        assert {name: round(row[name] * 1e6) for name in made} == made
+        assert 0 < row["primary_pause_min_ms"] < row["primary_pause_ms"] - 120
+        assert row["secondary_pause_min_ms"] < row["secondary_pause_max_ms"]
+
+
+def test_pauses_that_the_capture_does_not_show(tmp_path: Path) -> None:
+    rows = of(tmp_path, Wire(stream.colo(2, replace(GUEST, order_2015=True)))).checkpoints
+    assert rows.filter(like="pause").isna().all(axis=None), "no SVM_READY"
+    messages = list(stream.colo(3, GUEST))
+    del messages[index_of(messages, "SVM_SUSPENDED", 1)]
+    rows = of(tmp_path, Wire(messages)).checkpoints
+    assert rows["primary_pause_ms"].isna().tolist() == [True, False, True, False]
