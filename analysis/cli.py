@@ -284,7 +284,7 @@ def report(files: tuple[str, ...], output: str | None) -> None:
         from analysis.report.page import page, page_name
         from analysis.report.summary import summary
 
-        capture = _read(files)
+        capture = _read(files, segments=True, pages=True)
         click.echo(summary(capture), nl=False)
         output = output or page_name(files)
         text = page(capture)
@@ -353,9 +353,9 @@ def _ends() -> Iterator[None]:
         sys.exit(130)
 
 
-def _observe(files: tuple[str, ...], lenient: bool = False, pages: bool = False, contents: bool = False) -> Reading:
+def _observe(files: tuple[str, ...], lenient: bool = False, **kept: bool) -> Reading:
     """What is in the capture, with a warning for what is wrong with it; ends the command if nothing in it
-    is ours (unless `lenient`)."""
+    is ours (unless `lenient`).  `kept`: what `analysis.reading.observe` is to keep."""
     from dissector.ahead import Ahead, is_worthwhile
 
     with _progress(files) as on_progress:
@@ -363,7 +363,7 @@ def _observe(files: tuple[str, ...], lenient: bool = False, pages: bool = False,
         ahead = Ahead(files, on_progress) if is_worthwhile(files) else None
         from analysis.reading import observe
 
-        reading = observe(*files, on_progress=on_progress, ahead=ahead, pages=pages, contents=contents)
+        reading = observe(*files, on_progress=on_progress, ahead=ahead, **kept)
     _warn(reading, reading.engine.findings)
     if not lenient and not reading.engine.ours():
         raise Failure(f"{files[0] if len(files) == 1 else f'{len(files)} files'}: "
@@ -371,9 +371,9 @@ def _observe(files: tuple[str, ...], lenient: bool = False, pages: bool = False,
     return reading
 
 
-def _read(files: tuple[str, ...], lenient: bool = False, pages: bool = False, contents: bool = False) -> Capture:
+def _read(files: tuple[str, ...], lenient: bool = False, **kept: bool) -> Capture:
     """The same as tables."""
-    reading = _observe(files, lenient, pages, contents)
+    reading = _observe(files, lenient, **kept)
     from analysis.capture import Capture
 
     capture = Capture(reading)

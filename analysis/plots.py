@@ -9,7 +9,7 @@ dashes, too.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from html import escape
 from itertools import cycle
 from typing import Any
@@ -43,6 +43,7 @@ _TEXT, _LINES = "#767676", "rgba(128,128,128,0.28)"
 _MS = pd.Timedelta(1, "ms")
 _FEW = 12
 """So many checkpoints get a number each."""
+_WIDTH = 0.88
 _BARS = 1000
 """Bars of a time line; more checkpoints are shown as means of neighbours."""
 _ROWS = 256
@@ -84,29 +85,39 @@ class Plots:
         return _or_empty(figure, f"no {of} were measured")
 
     def timeline(self, connection: int | None = None) -> go.Figure:
-        """The phases of each checkpoint (COLO), epoch (Remus) or iteration (plain migration) on top of each
-        other, in ms.  Each part tells its frames as a display filter of Wireshark.  The view begins behind
-        checkpoint 0, which is the initial transfer; a double click shows everything.  Of more than 1,000
-        checkpoints neighbours are drawn as their mean."""
+        """The phases of each checkpoint (COLO) or epoch (Remus) on top of each other, in ms; of a plain
+        migration, which has no phases, its iterations.  Each part tells its frames as a display filter of
+        Wireshark.  The view begins behind checkpoint 0, which is the initial transfer; a double click shows
+        everything.  Of more than 1,000 checkpoints neighbours are drawn as their mean."""
         number = self._one(connection)
         phases = measured_phases(self._capture, number)
+        if phases.empty:
+            return self._iterations(number)
         figure = _figure("ms", "checkpoint", barmode="stack", bargap=0.12)
         size = math.ceil(phases["checkpoint"].nunique() / _BARS)
         for phase, mine in phases.groupby("phase", observed=True):
             rows = list(_binned(mine, size))
-            figure.add_bar(
-                x=[row[0] for row in rows], y=[row[1] for row in rows], name=str(phase), width=size * 0.88,
-                marker={"color": _OF_PHASE.get(phase, _GREY), "line": {"width": 0}},
-                customdata=[row[2:] for row in rows],
-                hovertemplate="checkpoint %{customdata[0]}<br>%{fullData.name}: %{y:.3f} ms<br>%{customdata[1]}"
-                              "<extra></extra>")
+            _add_bars(figure, str(phase), _OF_PHASE[phase], [row[0] for row in rows], [row[1] for row in rows],
+                      [row[2:] for row in rows], size * _WIDTH)
         totals = phases.groupby("checkpoint")["ms"].sum()
         if len(totals) <= _FEW:
             figure.update_xaxes(dtick=1)
         if len(later := totals[totals.index > 0]):
             figure.update_xaxes(range=[0.5, max(totals.index) + 0.5])
             figure.update_yaxes(range=[0, later.max() * 1.05])
-        return _or_empty(figure, "no phases were measured")
+        return figure
+
+    def _iterations(self, number: int) -> go.Figure:
+        iterations = self._capture.iterations
+        iterations = iterations[(iterations["connection"] == number) & iterations["duration"].notna()]
+        figure = _figure("ms", "iteration", showlegend=False)
+        figure.update_xaxes(dtick=1 if len(iterations) <= _FEW else None)
+        if len(iterations):
+            told = [(str(row["iteration"]), escape(of_frames(row, "begin_frame", "end_frame")),
+                     f"<br>{row['pages']:,} pages") for row in iterations.to_dict("records")]
+            _add_bars(figure, "iteration", _ORANGE, iterations["iteration"].tolist(),
+                      (iterations["duration"] / _MS).tolist(), told, _WIDTH)
+        return _or_empty(figure, "neither phases nor iterations were measured")
 
     def latency(self, connection: int | None = None) -> go.Figure:
         """Latency of each pair over the time at which it ended; of Remus, which has none, each phase."""
@@ -189,6 +200,16 @@ def _draw_heatmap(figure: go.Figure, checkpoints: np.ndarray, pfns: np.ndarray) 
         text=[[name] * counts.shape[1] for name in names],
         hovertemplate="checkpoint %{x}<br>PFN %{text}<br>pages: %{z}<extra></extra>")
     figure.update_yaxes(tickvals=marked, ticktext=[f"{first:#x}" for first in firsts[marked].tolist()])
+
+
+def _add_bars(figure: go.Figure, name: str, colour: str, x: list[float], y: list[float],
+              told: Sequence[tuple[str, ...]], width: float) -> None:
+    """Bars; `told` has of each its number, its filter and what else is to be said."""
+    what = str(figure.layout.xaxis.title.text)
+    figure.add_bar(
+        x=x, y=y, name=name, width=width, marker={"color": colour, "line": {"width": 0}}, customdata=told,
+        hovertemplate=what + " %{customdata[0]}<br>" + name * (name != what) + " %{y:.3f} ms"
+                      + "%{customdata[2]}" * (len(told[0]) > 2) + "<br>%{customdata[1]}<extra></extra>")
 
 
 def _groups(rows: pd.DataFrame, by: str, colours: dict[str, str], first: str,

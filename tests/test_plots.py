@@ -43,6 +43,13 @@ def traces(figure: go.Figure) -> dict[str, go.Scatter]:
     return {trace.name: trace for trace in figure.data}
 
 
+def test_a_plain_migration_has_iterations_for_a_time_line(plain: Capture) -> None:
+    (bars,) = plain.plot.timeline().data
+    assert list(bars.x) == [0, 1, 2, 3]
+    assert sum(bars.y) == pytest.approx((plain.iterations["duration"] / MS).sum())
+    assert list(bars.customdata[3]) == ["3", "frame.number in {39996 .. 40091}", "<br>27 pages"]
+
+
 @pytest.mark.parametrize("chart", CHARTS)
 @pytest.mark.parametrize("kind", ["colo", "remus", "plain"])
 def test_every_chart_is_a_figure_for_every_kind(request: pytest.FixtureRequest, kind: str, chart: str) -> None:

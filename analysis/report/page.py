@@ -12,7 +12,7 @@ import pandas as pd
 
 from analysis.capture import Capture
 from analysis.escape import printable
-from analysis.plots import OF_PHASES, PAIRS
+from analysis.plots import OF_PHASES, PAIRS, Plots
 from analysis.report import basis, sections
 from analysis.tables import plain
 from analysis.terminal import grid
@@ -47,7 +47,8 @@ class _Chart:
 
 
 def page(capture: Capture) -> str:
-    """The report on a capture; the same capture gives the same page, octet by octet."""
+    """The report on a capture that was read with `segments=True`; the same capture gives the same page, octet
+    by octet."""
     environment = Environment(loader=PackageLoader("analysis.report", "."), autoescape=True,
                               undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template("page.html").render(
@@ -72,26 +73,36 @@ def _rows(frame: pd.DataFrame, table: str) -> list[tuple[str, bool, list[str]]]:
 
 def _connection(capture: Capture, number: int) -> dict[str, Any]:
     latency = capture.export("latency")
+    iterations = capture.export("iterations")
     return {"number": number, "verdict": verdict(capture, number), "basis": basis.of_connection(capture, number),
             "latency": _rows(latency[latency["connection"] == number], "latency"),
             "phases": _rows(sections.phases(capture, number), "phase statistics"),
             "slowest": _rows(sections.slowest(capture, number), "slowest"),
-            "charts": [chart for chart in _charts(capture, number) if chart.figure.data]}
+            "iterations": _rows(iterations[iterations["connection"] == number], "iterations"),
+            "charts": _with_something_in_it(_times(capture.plot, number)),
+            "causes": _rows(sections.causes(capture, number), "causes of latency"),
+            "memory": _with_something_in_it(_memory(capture.plot, number))}
 
 
-def _charts(capture: Capture, number: int) -> Iterator[_Chart]:
-    plot = capture.plot
-    yield _Chart(
-        "Where each checkpoint's time went", "Each bar is a checkpoint (an epoch of Remus, an iteration of a plain "
-        "migration). Drag to zoom, double-click for everything, checkpoint 0 included. A click on a part shows its "
-        "frames as a display filter for Wireshark.", f"timeline-{number}", plot.timeline(number))
-    yield _Chart("Latencies over time", "A click shows the frames between the two messages.",
-                 f"latency-{number}", plot.latency(number))
+def _with_something_in_it(charts: Iterator[_Chart]) -> list[_Chart]:
+    return [chart for chart in charts if chart.figure.data]
+
+
+def _times(plot: Plots, number: int) -> Iterator[_Chart]:
     yield _Chart("How the latencies are distributed", "The share of all that took at most so long.",
                  f"ecdf-pairs-{number}", plot.ecdf(PAIRS, number))
     yield _Chart(
         "How the phases are distributed", "The share of all that took at most so long. Checkpoint 0 is left out.",
         f"ecdf-phases-{number}", plot.ecdf(OF_PHASES, number))
+    yield _Chart(
+        "Where the time went", "Each bar is a checkpoint of COLO, an epoch of Remus or an iteration of a plain "
+        "migration. Drag to zoom, double-click for everything, checkpoint 0 included. A click on a part shows its "
+        "frames as a display filter for Wireshark.", f"timeline-{number}", plot.timeline(number))
+    yield _Chart("Latencies over time", "A click shows the frames between both ends.",
+                 f"latency-{number}", plot.latency(number))
+
+
+def _memory(plot: Plots, number: int) -> Iterator[_Chart]:
     yield _Chart(
         "Which memory was sent", "Rows are the PFNs that were sent, in their order. What goes through from left to "
         "right is sent again and again.", f"heatmap-{number}", plot.heatmap(number))

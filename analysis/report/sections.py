@@ -44,3 +44,16 @@ def slowest(capture: Capture, number: int) -> pd.DataFrame:
                      "longest_ms": longest["ms"], "frames": of_frames(checkpoints.loc[checkpoint])})
     return frame_of(rows, {"checkpoint": "int64", "total_ms": "float64", "longest phase": "object",
                            "longest_ms": "float64", "frames": "object"})
+
+
+def causes(capture: Capture, number: int) -> pd.DataFrame:
+    """What cost most time, in front (`analysis.explanation.explanation`), for eyes: cause and phase, in how many
+    checkpoints, share, median in ms, what was seen, what helps, and the frames of its longest case."""
+    found = capture.export("explanation")
+    found = found[found["connection"] == number]
+    rows = [{"cause": f"{row['cause'].replace('_', ' ')} in {row['phase']}", "share": f"{row['share']:.1%}",
+             "median_ms": row["median_ms"], "found in": f"{row['checkpoints']} of {row['of']}",
+             "what was seen": row["text"], "what helps": row["advice"], "frames": of_frames(row, "frame", "to_frame")}
+            for row in found.to_dict("records")]
+    return frame_of(rows, {"cause": "object", "share": "object", "median_ms": "float64",
+                           **dict.fromkeys(("found in", "what was seen", "what helps", "frames"), "object")})
