@@ -294,6 +294,20 @@ def report(files: tuple[str, ...], output: str | None) -> None:
 
 @main.command()
 @_OUTPUT
+@_FORMAT
+@click.argument("before", metavar="BEFORE")
+@click.argument("after", metavar="AFTER")
+def compare(before: str, after: str, **options: Any) -> None:
+    """Say in what two captures differ: medians of each pair and phase, with 95 % intervals."""
+    with _ends():
+        from analysis.comparison import compare as compared
+
+        _write_frame(compared({name: _read((file,)) for name, file in (("before", before), ("after", after))}),
+                     "compare", _kind(options), options["output"])
+
+
+@main.command()
+@_OUTPUT
 def lua(output: str | None) -> None:
     """Generate the Wireshark dissector."""
     with _ends():
@@ -353,7 +367,7 @@ def _ends() -> Iterator[None]:
         sys.exit(130)
 
 
-def _observe(files: tuple[str, ...], lenient: bool = False, **kept: bool) -> Reading:
+def _observe(files: tuple[str, ...], lenient: bool = False, **kept: Any) -> Reading:
     """What is in the capture, with a warning for what is wrong with it; ends the command if nothing in it
     is ours (unless `lenient`).  `kept`: what `analysis.reading.observe` is to keep."""
     from dissector.ahead import Ahead, is_worthwhile
@@ -371,7 +385,7 @@ def _observe(files: tuple[str, ...], lenient: bool = False, **kept: bool) -> Rea
     return reading
 
 
-def _read(files: tuple[str, ...], lenient: bool = False, **kept: bool) -> Capture:
+def _read(files: tuple[str, ...], lenient: bool = False, **kept: Any) -> Capture:
     """The same as tables."""
     reading = _observe(files, lenient, **kept)
     from analysis.capture import Capture
