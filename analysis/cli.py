@@ -293,6 +293,30 @@ def report(files: tuple[str, ...], output: str | None) -> None:
 
 
 @main.command()
+@click.option("--hgrm", metavar="FOLDER", help="Percentile distributions of each pair for HdrHistogram's plotters, "
+              "a file each.")
+@click.option("--trace", metavar="OUT", help="A trace for ui.perfetto.dev or chrome://tracing, as JSON.")
+@_FILES
+def export(files: tuple[str, ...], trace: str | None, hgrm: str | None) -> None:
+    """Write what other programs draw; tables go to them as CSV, JSON and Parquet (--format)."""
+    with _ends():
+        from analysis.output import write_text, write_texts
+
+        if not trace and not hgrm:
+            raise CannotDo("export wants --trace, --hgrm or both")
+        capture = _read(files)
+        if trace:
+            from analysis.trace_events import trace as made
+
+            write_text(made(capture), trace)
+        if hgrm:
+            from analysis.histogram import histograms
+
+            write_texts(histograms(capture), hgrm)
+            _say_if_none(capture)
+
+
+@main.command()
 @_OUTPUT
 @_FORMAT
 @click.argument("before", metavar="BEFORE")
