@@ -15,6 +15,7 @@ from analysis.causes import causes
 from analysis.checkpoints import checkpoints
 from analysis.explanation import explanation
 from analysis.iterations import iterations
+from analysis.memory import Memory
 from analysis.pairs import pair_rows
 from analysis.phases import Measured, backwards, measure, phases
 from analysis.reading import Reading
@@ -83,6 +84,11 @@ class Capture(Reading):
         """Every PFN of every PAGE_DATA and dirty list (`analysis.pages.Pages.table`), and its checkpoint.
         ValueError if the capture was read without."""
         return self.export("pages")
+
+    @cached_property
+    def memory(self) -> Memory:
+        """What the pages tell of the guest's memory.  ValueError if the capture was read without them."""
+        return Memory(self.export("pages"), self.export("checkpoints"))
 
     @property
     def segments(self) -> pd.DataFrame:

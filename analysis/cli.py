@@ -162,6 +162,35 @@ def iterations(files: tuple[str, ...], **options: Any) -> None:
             _say("no iterations: the start of the stream is not in the capture, or it carries no pages")
 
 
+_MEMORY = ("checkpoints", "hot", "savings")
+_HOTTEST = 10
+
+
+@main.command()
+@click.option("--table", "which", type=click.Choice(_MEMORY), help="Default: all of them on a terminal, with the "
+              f"{_HOTTEST} hottest pages, else {_MEMORY[0]}.")
+@click.option("--contents", is_flag=True, help="Read the pages, too: for zero and unchanged ones.")
+@_CONNECTION
+@_OUTPUT
+@_FORMAT
+@_FILES
+def memory(files: tuple[str, ...], which: str | None, contents: bool, connection: str | None,
+           **options: Any) -> None:
+    """Show which pages were sent, how often, and what need not have been."""
+    with _ends():
+        capture = _read(files, pages=True, contents=contents)
+        chosen, kind = _ours(capture, connection), _kind(options)
+        every = which is None and kind == "table" and options["output"] is None
+        for name in _MEMORY if every else (which or _MEMORY[0],):
+            frame = getattr(capture.memory, name)
+            frame = frame[frame["connection"].isin(chosen)]
+            if len(frame) or not every:
+                _write_frame(frame.head(_HOTTEST) if every and name == "hot" else frame, "memory", kind,
+                             options["output"])
+        if capture.memory.is_scrubbed:
+            _say("every page is of zeros: the contents were removed from this capture")
+
+
 @main.command()
 @click.option("--checkpoint", type=int, metavar="K", help="The records of this checkpoint or epoch.")
 @click.option("--offset", metavar="CONNECTION:DIRECTION:OFFSET",
