@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from analysis.capture import Capture
+    from analysis.comparison import compare
     from analysis.reading import read
 
-__all__ = ["Capture", "read"]
+__all__ = ["Capture", "compare", "read"]
+
+_HOMES = {"Capture": "analysis.capture", "compare": "analysis.comparison", "read": "analysis.reading"}
 
 
 def scapy_ext(ext: Any) -> None:
@@ -23,8 +26,8 @@ def scapy_ext(ext: Any) -> None:
 
 def __getattr__(name: str) -> Any:
     # Lazy: `coloscope --help` must not wait for pandas and Numba.
-    if name in __all__:
+    if name in _HOMES:
         from importlib import import_module
 
-        return getattr(import_module("analysis.reading" if name == "read" else "analysis.capture"), name)
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,9 @@ from analysis.segments import segments
 from analysis.spans import numbers
 from dissector.findings import Finding
 from dissector.protocol import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from analysis.plots import Plots
 
 
 class Capture(Reading):
@@ -132,6 +136,14 @@ class Capture(Reading):
     def latency(self) -> pd.DataFrame:
         """Statistics of each pair, in ms (`analysis.latency.latency`)."""
         return self.export("latency")
+
+    @property
+    def plot(self) -> Plots:
+        """Charts (`analysis.plots.Plots`): `plot.timeline()`, `.ecdf()`, `.latency()`, `.heatmap()`.  Raises
+        `CannotDo` if plotly is not installed."""
+        from analysis.plots import Plots
+
+        return Plots(self)
 
     def export(self, table: str, *, every: bool = False) -> pd.DataFrame:
         """A table by name, with integer ns.  `every`: connections that are not ours, too."""

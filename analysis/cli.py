@@ -314,6 +314,62 @@ def scrub(file: str, output: str, keep: tuple[str, ...], drop: tuple[str, ...], 
 
 
 @main.command()
+@click.option("-o", "output", metavar="FILE", help="Default: named after the capture, in the current folder.")
+@_FILES
+def report(files: tuple[str, ...], output: str | None) -> None:
+    """Say what the latency is made of: here in short, and as one HTML page that needs no network."""
+    with _ends():
+        from analysis.output import write_text
+        from analysis.report.page import page, page_name
+        from analysis.report.summary import summary
+
+        capture = _read(files, segments=True, pages=True)
+        click.echo(summary(capture), nl=False)
+        output = output or page_name(files)
+        text = page(capture)
+        write_text(text, output)
+        _say(f"{output}: {len(text.encode()) / 1e6:.1f} MB, for any browser")
+
+
+@main.command()
+@click.option("--hgrm", metavar="FOLDER", help="Percentile distributions of each pair for HdrHistogram's plotters, "
+              "a file each.")
+@click.option("--trace", metavar="OUT", help="A trace for ui.perfetto.dev or chrome://tracing, as JSON.")
+@_FILES
+def export(files: tuple[str, ...], trace: str | None, hgrm: str | None) -> None:
+    """Write what other programs draw; tables go to them as CSV, JSON and Parquet (--format)."""
+    with _ends():
+        from analysis.output import write_text, write_texts
+
+        if not trace and not hgrm:
+            raise CannotDo("export wants --trace, --hgrm or both")
+        capture = _read(files)
+        if trace:
+            from analysis.trace_events import trace as made
+
+            write_text(made(capture), trace)
+        if hgrm:
+            from analysis.histogram import histograms
+
+            write_texts(histograms(capture), hgrm)
+            _say_if_none(capture)
+
+
+@main.command()
+@_OUTPUT
+@_FORMAT
+@click.argument("before", metavar="BEFORE")
+@click.argument("after", metavar="AFTER")
+def compare(before: str, after: str, **options: Any) -> None:
+    """Say in what two captures differ: medians of each pair and phase, with 95 % intervals."""
+    with _ends():
+        from analysis.comparison import compare as compared
+
+        _write_frame(compared({name: _read((file,)) for name, file in (("before", before), ("after", after))}),
+                     "compare", _kind(options), options["output"])
+
+
+@main.command()
 @_OUTPUT
 def lua(output: str | None) -> None:
     """Generate the Wireshark dissector."""
