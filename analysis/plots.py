@@ -21,6 +21,7 @@ from analysis.capture import Capture
 from analysis.display_filter import of_frames
 from analysis.pairs import label
 from analysis.phases import NAMES
+from dissector.connection import PLAIN
 from dissector.errors import CannotDo
 
 try:
@@ -86,13 +87,15 @@ class Plots:
 
     def timeline(self, connection: int | None = None) -> go.Figure:
         """The phases of each checkpoint (COLO) or epoch (Remus) on top of each other, in ms; of a plain
-        migration, which has no phases, its iterations.  Each part tells its frames as a display filter of
+        migration its iterations.  Each part tells its frames as a display filter of
         Wireshark.  The view begins behind checkpoint 0, which is the initial transfer; a double click shows
         everything.  Of more than 1,000 checkpoints neighbours are drawn as their mean."""
         number = self._one(connection)
+        if self._capture.engine.connections[number].kind == PLAIN:
+            return self._iterations(number)
         phases = measured_phases(self._capture, number)
         if phases.empty:
-            return self._iterations(number)
+            return _or_empty(_figure("ms", "checkpoint"), "no phase was measured")
         figure = _figure("ms", "checkpoint", barmode="stack", bargap=0.12)
         size = math.ceil(phases["checkpoint"].nunique() / _BARS)
         for phase, mine in phases.groupby("phase", observed=True):
@@ -117,7 +120,7 @@ class Plots:
                      f"<br>{row['pages']:,} pages") for row in iterations.to_dict("records")]
             _add_bars(figure, "iteration", _ORANGE, iterations["iteration"].tolist(),
                       (iterations["duration"] / _MS).tolist(), told, _WIDTH)
-        return _or_empty(figure, "neither phases nor iterations were measured")
+        return _or_empty(figure, "no iteration was measured")
 
     def latency(self, connection: int | None = None) -> go.Figure:
         """Latency of each pair over the time at which it ended; of Remus, which has none, each phase."""
