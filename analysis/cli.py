@@ -319,7 +319,7 @@ def report(files: tuple[str, ...], output: str | None, contents: bool) -> None:
         output = output or page_name(files)
         text = page(capture)
         write_text(text, output)
-        _say(f"{output}: {len(text.encode()) / 1e6:.1f} MB, for any browser")
+        _say(f"{output}: {len(text.encode()) / 1e6:.0f} MB, for any browser")
 
 
 @main.command()

@@ -117,8 +117,9 @@ class Plots:
         steps += [(str(row["phase"]), _OF_PHASE[row["phase"]], row) for row in phases.to_dict("records")
                   if not steps or row["phase"] != MEMORY]
         for name, colour, row in steps:
-            _add_bars(figure, name, colour, [name], [row["duration"] / _MS],
-                      [(name, escape(of_frames(row, "begin_frame", "end_frame")))], texttemplate="%{y:.0f}", textposition="outside")
+            told = [(name, escape(of_frames(row, "begin_frame", "end_frame")))]
+            _add_bars(figure, name, colour, [name], [row["duration"] / _MS], told, texttemplate="%{y:.0f}",
+                      textposition="outside")
         return _or_empty(figure, "neither phases nor iterations were measured")
 
     def latency(self, connection: int | None = None) -> go.Figure:
