@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from analysis import tables
+from analysis import proxy, tables
+from analysis.bounds import bounds
+from analysis.capture_point import capture_points
 from analysis.causes import causes
 from analysis.checkpoints import checkpoints
 from analysis.explanation import explanation
@@ -37,7 +39,8 @@ class Capture(Reading):
     """
 
     def __init__(self, reading: Reading) -> None:
-        super().__init__(reading.engine, reading.rows, reading.points, reading.page_table)
+        super().__init__(reading.engine, reading.rows, reading.points, reading.messages, reading.page_table,
+                         reading.conversation)
 
     @property
     def connections(self) -> pd.DataFrame:
@@ -78,6 +81,23 @@ class Capture(Reading):
     def findings(self) -> pd.DataFrame:
         """What is wrong with the stream or its capture (`analysis.tables.findings`)."""
         return self.export("findings")
+
+    @property
+    def proxy(self) -> pd.DataFrame:
+        """What a colo-proxy and the toolstack told each other (`analysis.proxy.messages`)."""
+        return stamped(self.export("proxy"))
+
+    @property
+    def capture_points(self) -> pd.DataFrame:
+        """How far both ends are (`analysis.capture_point.capture_points`).  ValueError if the capture was read
+        without `segments=True`."""
+        return self.export("capture_points")
+
+    @property
+    def bounds(self) -> pd.DataFrame:
+        """What latencies are at both ends (`analysis.bounds.bounds`).  ValueError if the capture was read without
+        `segments=True`."""
+        return stamped(self.export("bounds"))
 
     @property
     def pages(self) -> pd.DataFrame:
@@ -141,6 +161,8 @@ class Capture(Reading):
                                       self.export("checkpoints"), every)
         if table == "findings":
             return self._per_file(tables.findings(self.all_findings))
+        if table == "proxy":
+            return self._per_file(proxy.messages(self.conversation.messages), self.conversation)
         makers: dict[str, Callable[[], pd.DataFrame]] = {
             "records": lambda: tables.records(self.rows).assign(checkpoint=self._numbers),
             "syncs": lambda: self._syncs.copy(),
@@ -150,6 +172,8 @@ class Capture(Reading):
             "iterations": lambda: iterations(self._measure(), self._pages() if self.page_table else None),
             "pages": self._pages,
             "segments": lambda: segments(self.engine),
+            "capture_points": lambda: self._capture_points.copy(),
+            "bounds": lambda: bounds(self._pairs, self.points, segments(self.engine), self._capture_points),
             "parts": lambda: self._explained[0].copy(),
             "causes": lambda: self._explained[1].copy(),
             "explanation": lambda: explanation(*self._explained)}
@@ -175,6 +199,10 @@ class Capture(Reading):
         return table
 
     @cached_property
+    def _capture_points(self) -> pd.DataFrame:
+        return capture_points(segments(self.engine))
+
+    @cached_property
     def _explained(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         return causes(self.engine, self.rows, self._measured[1])
 
@@ -195,14 +223,16 @@ class Capture(Reading):
     def _measured(self) -> tuple[pd.DataFrame, pd.DataFrame, list[Finding]]:
         """Checkpoints, their phases, and what is wrong with these."""
         measured = list(self._measure())
-        return checkpoints(measured, self._pairs), phases(measured), list(backwards(measured))
+        rows = checkpoints(measured, self._pairs)
+        rows["reason"] = proxy.reasons(rows, proxy.messages(self.conversation.messages))
+        return rows, phases(measured), list(backwards(measured))
 
     def _measure(self) -> Iterator[Measured]:
         return measure(self.engine, self.rows, self._syncs)
 
-    def _per_file(self, frame: pd.DataFrame) -> pd.DataFrame:
+    def _per_file(self, frame: pd.DataFrame, reading: Reading | None = None) -> pd.DataFrame:
         """Frame numbers as each file counts them; with several files a column that names it."""
-        files = self.engine.files
+        files = (reading or self).engine.files
         if len(files) < 2:
             return frame
         starts = np.array([file.first for file in files])

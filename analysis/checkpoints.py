@@ -52,7 +52,7 @@ _MIGRATION = ("total_ms", "downtime_min_ms", "downtime_max_ms")
 
 COLUMNS = {
     "connection": "int64", "number": "Int64", "numbering": "object", "kind": "object",
-    "complete": "bool", **dict.fromkeys(_INTEGERS, "Int64"),
+    "complete": "bool", "reason": "object", **dict.fromkeys(_INTEGERS, "Int64"),
     **dict.fromkeys((*PAIR_COLUMNS, *(f"{phase}_ms" for phase in NAMES)), "float64"), "merged": "object",
     **dict.fromkeys(PAUSES, "float64"),
     **dict.fromkeys(_VOLUMES, "Int64"), **dict.fromkeys(_MIGRATION, "float64")}
@@ -68,10 +68,10 @@ def checkpoints(measured: Iterable[Measured], pairs: pd.DataFrame) -> pd.DataFra
 
     Columns (`COLUMNS`): connection; number (Int64, <NA>: what precedes the first NEW of a capture
     that starts late); numbering (absolute: 0 is the initial transfer; relative); kind; complete
-    (bool); frame and last_frame, begin_ns, end_ns (Int64): of its first and its last record, in capture
-    order; for COLO the delivered time of each sync-point and the
-    latency of each pair in ms; phases in ms (float64, NaN: not known), merged (the phases whose
-    boundary does not exist in the stream); for COLO `PAUSES`; forward_octets, records, pages,
+    (bool); reason (None here: see `analysis.proxy.reasons`); frame and last_frame, begin_ns, end_ns
+    (Int64): of its first and its last record, in capture order; for COLO the delivered time of each
+    sync-point and the latency of each pair in ms; phases in ms (float64, NaN: not known), merged (the
+    phases whose boundary does not exist in the stream); for COLO `PAUSES`; forward_octets, records, pages,
     dirty_pfns (Int64); for a plain migration total_ms and bounds of the downtime.
 
     The pause of each VM in ms, as far as the wire shows it.  The primary suspends its VM after it has

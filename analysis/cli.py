@@ -110,13 +110,21 @@ def syncs(files: tuple[str, ...], **options: Any) -> None:
 
 
 @main.command()
+@click.option("--at", type=click.Choice(("primary", "secondary")), help="As it is at this end, between bounds: the "
+              "capture point is somewhere on the way.")
 @_common
-def latency(files: tuple[str, ...], **options: Any) -> None:
+def latency(files: tuple[str, ...], at: str | None, **options: Any) -> None:
     """Show the latency between each pair of sync-points."""
     with _ends():
-        reading = _observe(files)
+        reading = _observe(files, segments=at is not None)
         kind, output = _kind(options), options["output"]
-        if kind == "parquet" or any(options[name] for name in ("since", "until", "connection")):
+        if at:
+            from analysis.bounds import latency_at
+            from analysis.capture import Capture
+
+            bounds = _selected(Capture(reading), "bounds", options, every=False)
+            _write_frame(latency_at(bounds, at), "latency", kind, output)
+        elif kind == "parquet" or any(options[name] for name in ("since", "until", "connection")):
             from analysis.capture import Capture
 
             _write(Capture(reading), "latency", options)
@@ -130,11 +138,13 @@ def latency(files: tuple[str, ...], **options: Any) -> None:
 
 
 @main.command()
+@click.option("--proxy", metavar="FILE", help="A capture of the colo-proxy's control connection, by the same "
+              "host's clock: it tells why each checkpoint began.")
 @_common
-def checkpoints(files: tuple[str, ...], **options: Any) -> None:
+def checkpoints(files: tuple[str, ...], proxy: str | None, **options: Any) -> None:
     """List checkpoints (COLO), epochs (Remus) or the migration, with their phases."""
     with _ends():
-        capture = _read(files)
+        capture = _read(files, proxy=proxy)
         _write(capture, "checkpoints", options)
         if capture.export("checkpoints").empty:
             _say(f"no checkpoints: {_WHY['']}")
@@ -421,9 +431,9 @@ def _ends() -> Iterator[None]:
         sys.exit(130)
 
 
-def _observe(files: tuple[str, ...], lenient: bool = False, **kept: Any) -> Reading:
+def _observe(files: tuple[str, ...], lenient: bool = False, **options: Any) -> Reading:
     """What is in the capture, with a warning for what is wrong with it; ends the command if nothing in it
-    is ours (unless `lenient`).  `kept`: what `analysis.reading.observe` is to keep."""
+    is ours (unless `lenient`).  `options` are those of `analysis.reading.observe`."""
     from dissector.ahead import Ahead, is_worthwhile
 
     with _progress(files) as on_progress:
@@ -431,17 +441,18 @@ def _observe(files: tuple[str, ...], lenient: bool = False, **kept: Any) -> Read
         ahead = Ahead(files, on_progress) if is_worthwhile(files) else None
         from analysis.reading import observe
 
-        reading = observe(*files, on_progress=on_progress, ahead=ahead, **kept)
-    _warn(reading, reading.engine.findings)
+        reading = observe(*files, on_progress=on_progress, ahead=ahead, **options)
+    for part in dict.fromkeys((reading, reading.conversation)):
+        _warn(part, part.engine.findings)
     if not lenient and not reading.engine.ours():
         raise Failure(f"{files[0] if len(files) == 1 else f'{len(files)} files'}: "
                       + reading.found_instead())
     return reading
 
 
-def _read(files: tuple[str, ...], lenient: bool = False, **kept: Any) -> Capture:
+def _read(files: tuple[str, ...], lenient: bool = False, **options: Any) -> Capture:
     """The same as tables."""
-    reading = _observe(files, lenient, **kept)
+    reading = _observe(files, lenient, **options)
     from analysis.capture import Capture
 
     capture = Capture(reading)
@@ -504,6 +515,7 @@ def _kind(options: dict[str, Any]) -> str:
 _EXTENT = {"records": (("first_frame", "first_seen_ns"), ("frame", "delivered_ns")),
            "syncs": (("first_frame", "first_seen_ns"), ("frame", "delivered_ns")),
            "pairs": (("from_frame", "from_delivered_ns"), ("to_frame", "to_delivered_ns")),
+           "bounds": (("from_frame", "from_delivered_ns"), ("to_frame", "to_delivered_ns")),
            "checkpoints": (("frame", "begin_ns"), ("last_frame", "end_ns")),
            **dict.fromkeys(("phases", "iterations"), (("begin_frame", "begin_ns"), ("end_frame", "end_ns")))}
 

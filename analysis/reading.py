@@ -12,7 +12,9 @@ import numpy as np
 from analysis.rows import Rows
 from dissector.ahead import Ahead
 from dissector.engine import Engine
+from dissector.errors import CannotDo
 from dissector.findings import NOTE
+from dissector.proxy import Message
 from dissector.recognise import COLO_PROXY, ENCRYPTED, QEMU_COLO
 from dissector.record import Record
 from dissector.source import Source
@@ -26,13 +28,19 @@ COLOSCOPE, WIRESHARK = "coloscope", "wireshark"
 """What may read a capture."""
 
 
+class ProxyError(CannotDo):
+    """A capture of a colo-proxy that has none; the message says what to do."""
+
+
 class Reading:
     """What a capture was read to be, without pandas: `engine`, `rows` (`analysis.rows.Rows.array`) and the
-    `points` (sync-points)."""
+    `points` (sync-points); `conversation` is where a colo-proxy's `messages` are: here, or in a capture of
+    their own."""
 
-    def __init__(self, engine: Engine, rows: np.ndarray, points: list[Sync],
-                 page_table: Pages | None = None) -> None:
-        self.engine, self.rows, self.points, self.page_table = engine, rows, points, page_table
+    def __init__(self, engine: Engine, rows: np.ndarray, points: list[Sync], messages: list[Message],
+                 page_table: Pages | None = None, conversation: Reading | None = None) -> None:
+        self.engine, self.rows, self.points, self.messages = engine, rows, points, messages
+        self.page_table, self.conversation = page_table, conversation or self
 
     def found_instead(self) -> str:
         """One line on a capture in which nothing is ours."""
@@ -60,7 +68,8 @@ class Reading:
 
 
 def read(*names: str | os.PathLike[str] | Source, engine: str = COLOSCOPE, tshark: Sequence[str] = (),
-         segments: bool = False, contents: bool = False, on_progress: Callable[[int], None] | None = None) -> Capture:
+         segments: bool = False, contents: bool = False, proxy: str | os.PathLike[str] | None = None,
+         on_progress: Callable[[int], None] | None = None) -> Capture:
     """Read capture files, which are one capture (a ring), in this order; "-" is stdin.
 
     pcap or pcapng, plain or compressed with gzip or zstd.  Raises `dissector.SourceError` if one
@@ -73,16 +82,20 @@ def read(*names: str | os.PathLike[str] | Source, engine: str = COLOSCOPE, tshar
     `engine` "wireshark" lets the user's own tshark read one file, with `tshark` as further
     arguments, for those who decrypt or filter there: the same tables, but for what Wireshark does
     not know (`dissector.wireshark.read.Wireshark`).  Raises `TsharkError` where that fails.
+
+    `proxy` is a capture with the colo-proxy's control connection, by the same host's clock.  Raises
+    `ProxyError` if it has none.
     """
     from analysis.capture import Capture
 
     return Capture(observe(*names, engine=engine, tshark=tshark, segments=segments, pages=engine == COLOSCOPE,
-                           contents=contents, on_progress=on_progress))
+                           contents=contents, proxy=proxy, on_progress=on_progress))
 
 
 def observe(*names: str | os.PathLike[str] | Source, engine: str = COLOSCOPE, tshark: Sequence[str] = (),
             segments: bool = False, pages: bool = False, contents: bool = False,
-            on_progress: Callable[[int], None] | None = None, ahead: Ahead | None = None) -> Reading:
+            proxy: str | os.PathLike[str] | None = None, on_progress: Callable[[int], None] | None = None,
+            ahead: Ahead | None = None) -> Reading:
     """The same without tables, and without the quarter of a second that importing pandas takes.  `pages`: keep
     their PFNs.  `ahead`: what reads these files already."""
     if engine not in (COLOSCOPE, WIRESHARK):
@@ -95,7 +108,11 @@ def observe(*names: str | os.PathLike[str] | Source, engine: str = COLOSCOPE, ts
         source: Engine = Wireshark(tshark)
     else:
         source = Engine(segments=segments, contents=contents)
-    rows, points = Rows(), []
+    conversation = observe(proxy) if proxy else None
+    if conversation and not conversation.messages:
+        raise ProxyError(f"{proxy}: no control connection of a colo-proxy in it; it is a TCP connection of its own, "
+                         "often on the loopback interface")
+    rows, points, messages = Rows(), [], []
     kept = None
     if pages or contents:
         from analysis.pages import Pages
@@ -106,6 +123,8 @@ def observe(*names: str | os.PathLike[str] | Source, engine: str = COLOSCOPE, ts
             if kept is not None:
                 kept.append(event)
             rows.append(event)
+        elif isinstance(event, Message):
+            messages.append(event)
         else:
             points.append(event)
-    return Reading(source, rows.array(), points, kept)
+    return Reading(source, rows.array(), points, messages, kept, conversation)

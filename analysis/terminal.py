@@ -21,7 +21,7 @@ _COLUMNS = {
                 "first_frame", "frame", "delivered_ns", "status"],
     "syncs": ["connection", "checkpoint", "name", "sender", "frame", "delivered_ns", "spread_ms",
               "status"],
-    "checkpoints": ["connection", "number", "complete", "frame", "begin_ns",
+    "checkpoints": ["connection", "number", "complete", "reason", "frame", "begin_ns",
                     "new_to_svm_suspended_ms", "svm_suspended_to_svm_ready_ms",
                     "svm_ready_to_svm_resumed_ms", "new_to_svm_resumed_ms", "new_to_new_ms",
                     "memory_ms", "device_ms", "total_ms", "downtime_min_ms", "downtime_max_ms",

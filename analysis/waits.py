@@ -39,7 +39,7 @@ REACTION = 1_000_000
 FULL = 1400
 """Octets of a segment that Nagle's algorithm does not hold back: MTU 1500 leaves 1440 to 1460.  A longer one
 was joined by offloading."""
-LATE = 3_000_000
+LATE = 1_000_000
 """ns beyond twice the least round trip behind which an acknowledgement is late."""
 SEVERAL = 2 * FULL
 """Octets under way that a congestion window may stop; fewer it does not, but behind a time-out."""

@@ -2,7 +2,7 @@
 """dissector: from octets of a replication link to records and sync-points of Xen's protocols.
 
     from dissector import Engine
-    for event in (engine := Engine()).run(["colo.pcap.zst"]):   # Record and Sync objects
+    for event in (engine := Engine()).run(["colo.pcap.zst"]):   # Record, Sync, Message
         ...
     engine.connections, engine.findings
 """

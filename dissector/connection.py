@@ -12,7 +12,7 @@ import numpy as np
 from dissector.conformance import Conformance
 from dissector.direction import Direction, Unread
 from dissector.findings import Finding
-from dissector.opening import direction_of, may_open
+from dissector.opening import direction_of, may_open, proxy_message
 from dissector.passage import Passage
 from dissector.protocol import (
     BACK,
@@ -28,11 +28,13 @@ from dissector.protocol import (
     LIBXL_END,
     START,
     STATES,
+    TOOLSTACK_END,
     XEN_COLO,
     XEN_MAJOR,
     XEN_MINOR,
     Structure,
 )
+from dissector.proxy import Conversation, Message
 from dissector.record import Record
 from dissector.seeker import Seeker
 from dissector.segments import NOT_KNOWN, SILENT, Segments
@@ -58,7 +60,8 @@ WATCHED_OCTETS = 64 << 20
 """A connection whose start was not seen is looked through for landmarks so far; Xen's longest records
 have some 4 MiB."""
 
-SNIFFING, OURS, OTHER = "sniffing", "ours", "other"
+SNIFFING, OURS, CONTROL, OTHER = "sniffing", "ours", "control", "other"
+"""CONTROL: the control connection of a colo-proxy (`dissector.proxy`)."""
 PLAIN, REMUS, COLO = "plain", "remus", "colo"
 
 _NO_RUN = Run(np.zeros((0, 7), np.int64), np.zeros((0, 3), np.int64), np.zeros(0, np.uint8),
@@ -121,6 +124,9 @@ class Connection:
         self._waiting: list[Record] = []
         self.syncs: list[Sync] = []
         """Sync-points judged since the caller last took them."""
+        self.messages: list[Message] = []
+        """The same of a colo-proxy's messages."""
+        self._conversation: Conversation | None = None
 
     @property
     def start_seen(self) -> bool:
@@ -182,6 +188,9 @@ class Connection:
         records = self._take(self.stream.finish())
         if self.role == SNIFFING:
             self._unconfirmed()
+        if self._conversation:
+            self._conversation.finish()
+            self._take_findings(self._conversation)
         for side in (0, 1) if self.role == OURS else ():
             late = self._own(self._directions[side].finish(), side)
             self._waiting += late
@@ -227,6 +236,11 @@ class Connection:
         records: list[Record] = []
         if self.role == SNIFFING:
             records, runs = self._sniff(runs)
+        if self._conversation:
+            for side, run in enumerate(runs):
+                self.messages += self._conversation.feed(side, run)
+            self.messages.sort(key=lambda message: message.frame)
+            self._take_findings(self._conversation)
         if self.role != OURS:
             return []
         for side, run in enumerate(runs):
@@ -251,6 +265,12 @@ class Connection:
             # Without a SYN, libxc's header may well have libxl's stream in front of it.
             if direction and (started or not self.prefixes[side].startswith(IMAGE_HEADER.magic)):
                 return self._recognised(side if direction == FORWARD else 1 - side, left)
+            # Without a SYN it may be anything whose first segment says so: these messages come alone.
+            message = proxy_message(self.prefixes[side])
+            if message and (started or run.rows[0, SIZE] < SNIFF):
+                self.role = CONTROL
+                self._conversation = Conversation(self.number, side if message.sender == TOOLSTACK_END else 1 - side)
+                return [], (left[0], left[1])
             self._decided[side] = bool(direction) or not more or not may_open(self.prefixes[side])
             if self._decided[side] and not started:
                 self._seekers[side] = Seeker("", Passage())
@@ -323,6 +343,10 @@ class Connection:
                 if record.direction == self.direction(side) and point:
                     self._own([record], side)
                     self.syncs.append(Sync(point, record, None, UNCONFIRMED, True))
+
+    def _take_findings(self, conversation: Conversation) -> None:
+        self.findings += conversation.findings
+        conversation.findings.clear()
 
     # --- records -------------------------------------------------------------------------------
 

@@ -15,11 +15,12 @@ import numpy as np
 
 from dissector import headers as hd
 from dissector.blocks import Block, File, blocks
-from dissector.connection import OTHER, OURS, Connection
+from dissector.connection import CONTROL, OTHER, OURS, Connection
 from dissector.findings import Finding, Findings
 from dissector.headers import LINKS, NO_PACKET
 from dissector.packets import Container, Packets
 from dissector.protocol import DIRECTIONS
+from dissector.proxy import Message
 from dissector.recall import read_octets
 from dissector.recognise import KINDS, NO_DATA, seems
 from dissector.record import Record
@@ -32,7 +33,7 @@ from dissector.trace import Trace
 UNDECIDED_MAX = 1 << 14
 """Connections that have not told yet what they are; the one that was silent for longest is left."""
 OURS_MAX = 1 << 12
-"""Connections with one of our streams that are followed; further ones are left."""
+"""Connections with one of our streams, or a colo-proxy's, that are followed; further ones are left."""
 HELD_MAX = 256 << 20
 """Octets of all connections that may wait behind holes."""
 
@@ -88,7 +89,7 @@ class Engine:
         self._links: set[int] = set()
 
     def run(self, names: Iterable[str | os.PathLike[str] | Source], *,
-            on_progress: Callable[[int], None] | None = None) -> Iterator[Record | Sync]:
+            on_progress: Callable[[int], None] | None = None) -> Iterator[Record | Sync | Message]:
         """Events of these files, which are one capture (a ring), in this order.  An open source
         may stand for a file.
 
@@ -96,7 +97,7 @@ class Engine:
         """
         yield from self.read(blocks(names, on_progress))
 
-    def read(self, found: Iterable[Block]) -> Iterator[Record | Sync]:
+    def read(self, found: Iterable[Block]) -> Iterator[Record | Sync | Message]:
         """Events of these blocks, which are a whole capture."""
         for block in found:
             if isinstance(block, File):
@@ -107,7 +108,7 @@ class Engine:
                 self._end_of_file(self.files[-1], block)
         yield from self.finish()
 
-    def finish(self) -> Iterator[Record | Sync]:
+    def finish(self) -> Iterator[Record | Sync | Message]:
         """The capture has ended."""
         for connection in self.connections.values():
             self._catch_up(connection)
@@ -150,7 +151,7 @@ class Engine:
                               for direction in DIRECTIONS)
         return primary, secondary
 
-    def _packets(self, packets: Packets, file: File) -> Iterator[Record | Sync]:
+    def _packets(self, packets: Packets, file: File) -> Iterator[Record | Sync | Message]:
         file.packets += len(packets)
         if packets.container is not None and file.seekable:
             file.places.append((packets.first, packets.start, packets.container))
@@ -163,7 +164,7 @@ class Engine:
         rows = segments.rows
         if not len(rows):
             return
-        events: list[Record | Sync] = []
+        events: list[Record | Sync | Message] = []
         for number, mine in _by_stream(rows):
             connection = self.connections.get(number) or self._open(number)
             records = self._feed(connection, segments, mine)
@@ -211,7 +212,7 @@ class Engine:
             return False
         if undecided is None:
             return True
-        if connection.role == OURS:
+        if connection.role in (OURS, CONTROL):
             self._ours += 1
             self._left += self._ours > OURS_MAX
             return self._ours <= OURS_MAX
@@ -236,11 +237,12 @@ class Engine:
             record.reader = self.read_octets
         return records
 
-    def _take(self, connection: Connection) -> list[Sync]:
-        syncs, connection.syncs = connection.syncs, []
+    def _take(self, connection: Connection) -> list[Sync | Message]:
+        told: list[Sync | Message] = [*connection.syncs, *connection.messages]
+        connection.syncs, connection.messages = [], []
         self.findings.add(connection.findings)
         connection.findings = []
-        return syncs
+        return told
 
     def _end_of_file(self, file: File, container: Container) -> None:
         file.kind, file.drops = container.kind, container.drops

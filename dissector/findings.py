@@ -89,6 +89,10 @@ RULES = {rule.name: rule for rule in (
          "capture of one direction?); when they were acknowledged is not known"),
     Rule("stale_segments", NOTE, "capture", "segments whose sequence numbers are far outside the "
          "stream (of an earlier connection?)"),
+    Rule("proxy_unknown_message", WARNING, "colo-proxy", "a message on the colo-proxy's control connection that "
+         "the other end does not know"),
+    Rule("proxy_lost_place", WARNING, "colo-proxy", "octets on the colo-proxy's control connection that are no "
+         "message; they are passed over up to the next known one"),
     Rule("phases_out_of_order", WARNING, "analysis", "boundaries of a checkpoint's phases passed "
          "the capture point out of order"),
 )}
@@ -123,7 +127,7 @@ class Finding:
     def violation(self) -> bool:
         """Whether a host breached the protocol; else it is about the capture, or worth knowing."""
         rule = RULES[self.rule]
-        return rule.severity != NOTE and rule.section not in ("capture", "analysis")
+        return rule.severity != NOTE and rule.section not in ("capture", "analysis", "colo-proxy")
 
 
 class Findings(list[Finding]):

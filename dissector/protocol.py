@@ -720,3 +720,36 @@ PLAIN_BOUNDARIES = (
     Boundary("resume", BACK, "delivered", "first", REPORT, None, "the guest goes on at the secondary"),
 )
 """The phases of a live migration.  The first starts at the first octet of the stream; the last two only xl tells."""
+
+# --- the control connection of colo-proxy -------------------------------------------------------
+
+TOOLSTACK_END, PROXY_END = "toolstack", "proxy"
+"""Who speaks there: libxl on the primary's host, and the userspace proxy that compares packets (QEMU's
+colo-compare)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyMessage:
+    """One message: its `text`, behind a length (`PROXY_LENGTH`), and who sends it."""
+
+    text: str
+    sender: str
+    meaning: str
+    source: str
+
+
+PROXY_LENGTH = Field("length", U32, "octets of the text; a NUL at its end may count", "octets", order=BIG)
+PROXY_TEXT_MAX = 1024
+"""The toolstack has room for so many octets (recvbuff in libxl_colo_proxy.c)."""
+
+PROXY_OPENS = ProxyMessage("COLO_USERSPACE_PROXY_INIT", TOOLSTACK_END, "opens the conversation",
+                           "tools/libs/light/libxl_colo_proxy.c: colo_proxy_setup")
+PROXY_ANSWERS = ProxyMessage("COLO_COMPARE_GET_XEN_INIT", PROXY_END, "the proxy is there",
+                             "qemu net/colo-compare.c: compare_notify_rs_finalize")
+PROXY_ASKS = ProxyMessage("DO_CHECKPOINT", PROXY_END, "packets of the two VMs differ (or wait for too long): start a "
+                          "checkpoint", "qemu net/colo-compare.c: notify_remote_frame")
+PROXY_IS_TOLD = ProxyMessage("COLO_CHECKPOINT", TOOLSTACK_END, "the state is loaded: forget the packets that wait",
+                             "tools/libs/light/libxl_colo_proxy.c: colo_proxy_preresume")
+PROXY_MESSAGES = (PROXY_OPENS, PROXY_ANSWERS, PROXY_ASKS, PROXY_IS_TOLD)
+"""The toolstack takes one PROXY_ASKS for each checkpoint, in their order; if none comes for 5 s (the period,
+COLO_PROXY_CHECKPOINT_TIMEOUT), it starts a checkpoint without."""

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dissector.opening import proxy_message
+
 SSH, TLS, QEMU, QEMU_COLO, COLO_PROXY = ("SSH", "TLS", "QEMU migration (KVM)",
                                          "QEMU's COLO (KVM)", "colo-proxy control")
 UNKNOWN, NO_DATA = "unknown", "no data"
@@ -27,7 +29,7 @@ def seems(prefixes: tuple[bytes, bytes]) -> str:
     for prefix, other in (prefixes, prefixes[::-1]):
         if prefix.startswith(_QEMU_MAGIC):
             return QEMU_COLO if other[:4] == _QEMU_COLO_FIRST[:4] else QEMU
-        if prefix[4:9] == b"COLO_" and int.from_bytes(prefix[:4]) < 256:
+        if proxy_message(prefix):
             return COLO_PROXY
     for prefix in prefixes:
         for magic, name in _PREFIXES:

@@ -10,6 +10,7 @@ from pathlib import Path
 from dissector.connection import Connection
 from dissector.engine import Engine
 from dissector.packets import Reader
+from dissector.proxy import Message
 from dissector.record import Record
 from dissector.segments import STREAM, Streams
 from dissector.source import Source
@@ -26,6 +27,7 @@ class Read:
     engine: Engine
     records: list[Record] = field(default_factory=list)
     syncs: list[Sync] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
 
     def framed(self, connection: int | None = None) -> list[tuple[str, int, str, int]]:
         """(direction, stream offset, full name, length) by direction and offset."""
@@ -67,6 +69,7 @@ def read(*paths: Path | str) -> Read:
     return result
 
 
-def collect(result: Read, events: Iterable[Record | Sync]) -> None:
+def collect(result: Read, events: Iterable[Record | Sync | Message]) -> None:
+    lists = {Record: result.records, Sync: result.syncs, Message: result.messages}
     for event in events:
-        (result.records if isinstance(event, Record) else result.syncs).append(event)  # type: ignore[arg-type]
+        lists[type(event)].append(event)  # type: ignore[attr-defined]

@@ -66,6 +66,7 @@ def test_sync_points_follow_each_other() -> None:
 
 def test_the_protocol_is_described_nowhere_else() -> None:
     names = {s.name for s in RECORDS if "_" in s.name} | {s.name for s in XEN_COLO.sync_points}
+    names |= {message.text for message in p.PROXY_MESSAGES}
     names -= {"HVM_PARAMS"}
     fields = {f.name for s in STRUCTURES for f in s.fields if "_" in f.name}
     for path in [*(ROOT / "dissector").rglob("*.py"), *(ROOT / "analysis").rglob("*.py"),

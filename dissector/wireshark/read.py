@@ -17,6 +17,7 @@ from dissector.fields import record_header
 from dissector.findings import RULES, Finding
 from dissector.framing import announced_page_size
 from dissector.protocol import DIRECTIONS, DOMAIN_HEADER, STRUCTURES, XEN_COLO
+from dissector.proxy import Message
 from dissector.record import Record
 from dissector.source import Source
 from dissector.syncpoints import Sync
@@ -98,7 +99,7 @@ class Wireshark(Engine):
         self.arguments = arguments
 
     def run(self, names: Iterable[str | os.PathLike[str] | Source], *,
-            on_progress: Callable[[int], None] | None = None) -> Iterator[Record | Sync]:
+            on_progress: Callable[[int], None] | None = None) -> Iterator[Record | Sync | Message]:
         """Events of one file ("-": stdin), frame by frame; `on_progress` is never called.
 
         Raises TsharkError if tshark is missing, cannot read the file or refuses an argument."""
