@@ -133,6 +133,15 @@ class Capture(Reading):
         """The causes over all checkpoints, what cost most in front (`analysis.explanation.explanation`)."""
         return self.export("explanation")
 
+    def __repr__(self) -> str:
+        return f"<Capture {', '.join(repr(file.text) for file in self.engine.files)}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of it."""
+        from analysis.report.glance import glance
+
+        return glance(self)
+
     def latency(self) -> pd.DataFrame:
         """Statistics of each pair, in ms (`analysis.latency.latency`)."""
         return self.export("latency")

@@ -314,21 +314,22 @@ def scrub(file: str, output: str, keep: tuple[str, ...], drop: tuple[str, ...], 
 
 
 @main.command()
+@click.option("--contents", is_flag=True, help="Read the pages, too: for zero and unchanged ones.")
 @click.option("-o", "output", metavar="FILE", help="Default: named after the capture, in the current folder.")
 @_FILES
-def report(files: tuple[str, ...], output: str | None) -> None:
+def report(files: tuple[str, ...], output: str | None, contents: bool) -> None:
     """Say what the latency is made of: here in short, and as one HTML page that needs no network."""
     with _ends():
         from analysis.output import write_text
         from analysis.report.page import page, page_name
         from analysis.report.summary import summary
 
-        capture = _read(files, segments=True, pages=True)
+        capture = _read(files, segments=True, pages=True, contents=contents)
         click.echo(summary(capture), nl=False)
         output = output or page_name(files)
         text = page(capture)
         write_text(text, output)
-        _say(f"{output}: {len(text.encode()) / 1e6:.1f} MB, for any browser")
+        _say(f"{output}: {len(text.encode()) / 1e6:.0f} MB, for any browser")
 
 
 @main.command()

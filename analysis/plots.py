@@ -21,8 +21,8 @@ from analysis.capture import Capture
 from analysis.display_filter import of_frames
 from analysis.pairs import label
 from analysis.phases import NAMES
-from dissector.connection import PLAIN
 from dissector.errors import CannotDo
+from dissector.protocol import PAGE_DATA, XEN_COLO
 
 try:
     import plotly.graph_objects as go
@@ -38,6 +38,7 @@ _COLOURS = (_BLUE, _ORANGE, _GREEN, _PURPLE, _VERMILION, _SKY, _GREY)
 _OF_PHASE = dict(zip(NAMES, (
     _BLUE, _SKY, _YELLOW, _ORANGE, _VERMILION, _PURPLE, _GREEN, _MAGENTA, _GREY, _GREY), strict=True))
 """Grey: while the VM runs."""
+MEMORY = next(boundary.phase for boundary in XEN_COLO.boundaries if boundary.structure is PAGE_DATA)
 _SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x", "star", "hexagon", "pentagon")
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 _TEXT, _LINES = "#767676", "rgba(128,128,128,0.28)"
@@ -47,8 +48,8 @@ _FEW = 12
 _WIDTH = 0.88
 _BARS = 1000
 """Bars of a time line; more checkpoints are shown as means of neighbours."""
-_ROWS = 256
-"""Groups of PFNs in a heat map."""
+_MARKS = 9
+"""On the axis of a heat map."""
 _POINTS = 2000
 """Points of a line; an ECDF of more values is drawn through as many of them."""
 
@@ -87,40 +88,39 @@ class Plots:
 
     def timeline(self, connection: int | None = None) -> go.Figure:
         """The phases of each checkpoint (COLO) or epoch (Remus) on top of each other, in ms; of a plain
-        migration its iterations.  Each part tells its frames as a display filter of
+        migration its iterations and what comes behind them.  Each part tells its frames as a display filter of
         Wireshark.  The view begins behind checkpoint 0, which is the initial transfer; a double click shows
         everything.  Of more than 1,000 checkpoints neighbours are drawn as their mean."""
         number = self._one(connection)
-        if self._capture.engine.connections[number].kind == PLAIN:
-            return self._iterations(number)
         phases = measured_phases(self._capture, number)
-        if phases.empty:
-            return _or_empty(_figure("ms", "checkpoint"), "no phase was measured")
+        if not phases["checkpoint"].any():
+            return self._steps(number, phases)
         figure = _figure("ms", "checkpoint", barmode="stack", bargap=0.12)
         size = math.ceil(phases["checkpoint"].nunique() / _BARS)
         for phase, mine in phases.groupby("phase", observed=True):
             rows = list(_binned(mine, size))
             _add_bars(figure, str(phase), _OF_PHASE[phase], [row[0] for row in rows], [row[1] for row in rows],
-                      [row[2:] for row in rows], size * _WIDTH)
+                      [row[2:] for row in rows], width=size * _WIDTH)
         totals = phases.groupby("checkpoint")["ms"].sum()
         if len(totals) <= _FEW:
             figure.update_xaxes(dtick=1)
-        if len(later := totals[totals.index > 0]):
-            figure.update_xaxes(range=[0.5, max(totals.index) + 0.5])
-            figure.update_yaxes(range=[0, later.max() * 1.05])
+        figure.update_xaxes(range=[0.5, max(totals.index) + 0.5])
+        figure.update_yaxes(range=[0, totals[totals.index > 0].max() * 1.05])
         return figure
 
-    def _iterations(self, number: int) -> go.Figure:
+    def _steps(self, number: int, phases: pd.DataFrame) -> go.Figure:
+        """The phases of what has no checkpoints, one behind the other; iterations in place of what they make up."""
+        figure = _figure("ms", "", showlegend=False)
         iterations = self._capture.iterations
         iterations = iterations[(iterations["connection"] == number) & iterations["duration"].notna()]
-        figure = _figure("ms", "iteration", showlegend=False)
-        figure.update_xaxes(dtick=1 if len(iterations) <= _FEW else None)
-        if len(iterations):
-            told = [(str(row["iteration"]), escape(of_frames(row, "begin_frame", "end_frame")),
-                     f"<br>{row['pages']:,} pages") for row in iterations.to_dict("records")]
-            _add_bars(figure, "iteration", _ORANGE, iterations["iteration"].tolist(),
-                      (iterations["duration"] / _MS).tolist(), told, _WIDTH)
-        return _or_empty(figure, "no iteration was measured")
+        steps = [(f"iteration {row['iteration']}", _OF_PHASE[MEMORY], row) for row in iterations.to_dict("records")]
+        steps += [(str(row["phase"]), _OF_PHASE[row["phase"]], row) for row in phases.to_dict("records")
+                  if not steps or row["phase"] != MEMORY]
+        for name, colour, row in steps:
+            told = [(name, escape(of_frames(row, "begin_frame", "end_frame")))]
+            _add_bars(figure, name, colour, [name], [row["duration"] / _MS], told, texttemplate="%{y:.0f}",
+                      textposition="outside")
+        return _or_empty(figure, "neither phases nor iterations were measured")
 
     def latency(self, connection: int | None = None) -> go.Figure:
         """Latency of each pair over the time at which it ended; of Remus, which has none, each phase."""
@@ -137,17 +137,13 @@ class Plots:
         return _or_empty(figure, "no latencies were measured")
 
     def heatmap(self, connection: int | None = None) -> go.Figure:
-        """Which of the guest's pages each checkpoint sent: PFNs over checkpoints, the colour is the number of
-        pages.  PFNs that were never sent are left out; the others stand in their order, in at most 256 rows.
-        Without checkpoint 0, which sends everything."""
+        """How many pages of each range of PFNs each checkpoint sent (`analysis.memory.Memory.heat`), without
+        checkpoint 0, which sends everything.  Ranges of which nothing was sent are left out."""
         number = self._one(connection)
         figure = _figure("PFN", "checkpoint", showlegend=False)
-        if self._capture.page_table is not None:
-            pages = self._capture.pages
-            pages = pages[(pages["connection"] == number) & pages["carries"]
-                          & (pages["checkpoint"] > 0).fillna(False)]
-            if pages["checkpoint"].nunique() > 1:
-                _draw_heatmap(figure, pages["checkpoint"].to_numpy(np.int64), pages["pfn"].to_numpy(np.int64))
+        heat = self._capture.memory.heat(number) if self._capture.page_table is not None else pd.DataFrame()
+        if len(heat) and len(heat.columns) > 1:
+            _draw_heatmap(figure, heat)
         return _or_empty(figure, "there are no pages of several checkpoints")
 
     def _one(self, connection: int | None) -> int:
@@ -185,34 +181,27 @@ def measured_phases(capture: Capture, number: int) -> pd.DataFrame:
     return phases.assign(ms=phases["duration"] / _MS, checkpoint=phases["checkpoint"].astype("int64"))
 
 
-def _draw_heatmap(figure: go.Figure, checkpoints: np.ndarray, pfns: np.ndarray) -> None:
-    # A guest's PFNs have wide gaps: rows are made of those that were sent.
-    every, ranks = np.unique(pfns, return_inverse=True)
-    wide, high = math.ceil(np.ptp(checkpoints) / _BARS) or 1, math.ceil(len(every) / _ROWS)
-    across, up = (checkpoints - checkpoints.min()) // wide, ranks // high
-    counts = np.zeros((up.max() + 1, across.max() + 1))
-    np.add.at(counts, (up, across), 1)
-    firsts, lasts = every[::high], every[np.minimum(np.arange(high - 1, len(every) + high - 1, high), len(every) - 1)]
-    names = [f"{first:#x} to {last:#x}" if first < last else f"{first:#x}"
-             for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True)]
-    marked = np.unique(np.linspace(0, len(firsts) - 1, min(len(firsts), 9)).astype(int))
+def _draw_heatmap(figure: go.Figure, heat: pd.DataFrame) -> None:
+    firsts, many = heat.index.tolist(), heat.attrs["pfns"]
+    names = [f"{first:#x}" if many == 1 else f"{first:#x} to {first + many - 1:#x}" for first in firsts]
+    marked = np.unique(np.linspace(0, len(firsts) - 1, min(len(firsts), _MARKS)).astype(int)).tolist()
+    # Rows stand one above the other, whatever gaps the guest's PFNs have.
     figure.add_heatmap(
-        z=np.where(counts > 0, counts, np.nan), x0=checkpoints.min() + (wide - 1) / 2, dx=wide,
-        colorscale=[_SKY, _ORANGE, _VERMILION], zmin=1, hoverongaps=False,
-        colorbar={"title": {"text": "pages"}, "thickness": 12},
-        text=[[name] * counts.shape[1] for name in names],
+        z=heat.astype("float64").where(heat > 0), x=heat.columns.to_numpy(), colorscale=[_SKY, _ORANGE, _VERMILION],
+        zmin=1, hoverongaps=False, colorbar={"title": {"text": "pages"}, "thickness": 12},
+        text=[[name] * len(heat.columns) for name in names],
         hovertemplate="checkpoint %{x}<br>PFN %{text}<br>pages: %{z}<extra></extra>")
-    figure.update_yaxes(tickvals=marked, ticktext=[f"{first:#x}" for first in firsts[marked].tolist()])
+    figure.update_yaxes(tickvals=marked, ticktext=[f"{firsts[i]:#x}" for i in marked])
 
 
-def _add_bars(figure: go.Figure, name: str, colour: str, x: list[float], y: list[float],
-              told: Sequence[tuple[str, ...]], width: float) -> None:
-    """Bars; `told` has of each its number, its filter and what else is to be said."""
+def _add_bars(figure: go.Figure, name: str, colour: str, x: Sequence[float | str], y: list[float],
+              told: Sequence[tuple[str, ...]], **options: Any) -> None:
+    """Bars; `told` has of each where it stands and its filter."""
     what = str(figure.layout.xaxis.title.text)
     figure.add_bar(
-        x=x, y=y, name=name, width=width, marker={"color": colour, "line": {"width": 0}}, customdata=told,
-        hovertemplate=what + " %{customdata[0]}<br>" + name * (name != what) + " %{y:.3f} ms"
-                      + "%{customdata[2]}" * (len(told[0]) > 2) + "<br>%{customdata[1]}<extra></extra>")
+        x=x, y=y, name=name, marker={"color": colour, "line": {"width": 0}}, customdata=told,
+        hovertemplate=f"{what} %{{customdata[0]}}<br>{name * bool(what)} %{{y:.3f}} ms<br>%{{customdata[1]}}"
+                      "<extra></extra>", **options)
 
 
 def _groups(rows: pd.DataFrame, by: str, colours: dict[str, str], first: str,

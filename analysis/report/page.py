@@ -47,8 +47,8 @@ class _Chart:
 
 
 def page(capture: Capture) -> str:
-    """The report on a capture that was read with `segments=True`; the same capture gives the same page, octet
-    by octet."""
+    """The report on a capture that was read with `segments=True` and pages; the same capture gives the same
+    page, octet by octet."""
     environment = Environment(loader=PackageLoader("analysis.report", "."), autoescape=True,
                               undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template("page.html").render(
@@ -81,6 +81,7 @@ def _connection(capture: Capture, number: int) -> dict[str, Any]:
             "iterations": _rows(iterations[iterations["connection"] == number], "iterations"),
             "charts": _with_something_in_it(_times(capture.plot, number)),
             "causes": _rows(sections.causes(capture, number), "causes of latency"),
+            "savings": _rows(sections.savings(capture, number), "savings"),
             "memory": _with_something_in_it(_memory(capture.plot, number))}
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from analysis.capture import Capture
 from analysis.display_filter import of_frames
+from analysis.explanation import usual
 from analysis.plots import measured_phases
 from analysis.statistics import summary
 from analysis.tables import frame_of
@@ -17,9 +18,9 @@ SLOWEST = 5
 
 
 def phases(capture: Capture, number: int) -> pd.DataFrame:
-    """One row for each phase of a connection, without checkpoint 0: count, its share of all, statistics in ms."""
-    found = measured_phases(capture, number)
-    found = found[found["checkpoint"] > 0]
+    """One row for each phase of a connection, without checkpoint 0 if there are others: count, its share of all,
+    statistics in ms."""
+    found = usual(measured_phases(capture, number))
     rows: list[dict[str, Any]] = [
         {"phase": str(phase), "count": len(mine), "share": f"{mine['ms'].sum() / found['ms'].sum():.0%}",
          **summary(mine["duration"].to_numpy("int64"))}
@@ -57,3 +58,12 @@ def causes(capture: Capture, number: int) -> pd.DataFrame:
             for row in found.to_dict("records")]
     return frame_of(rows, {"cause": "object", "share": "object", "median_ms": "float64",
                            **dict.fromkeys(("found in", "what was seen", "what helps", "frames"), "object")})
+
+
+def savings(capture: Capture, number: int) -> pd.DataFrame:
+    """What would have been spared (`analysis.memory.Memory.savings`), for eyes."""
+    found = capture.memory.savings
+    found = found[found["connection"] == number]
+    return pd.DataFrame({
+        "what": found["what"], "octets": found["octets_now"], "spared": found["octets_saved"],
+        "share": found["share"].map("{:.1%}".format, na_action="ignore"), "if": found["assumption"]})

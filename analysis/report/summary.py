@@ -21,14 +21,18 @@ def summary(capture: Capture) -> str:
 
 
 def _lines(capture: Capture) -> Iterator[str]:
+    numbers = [connection.number for connection in capture.engine.ours()]
+    for number in numbers:
+        if len(numbers) > 1:
+            yield f"connection {number}:"
+        yield from map(printable, verdict(capture, number))
+    yield ""
     yield from _facts(basis.of_capture(capture))
     latency = capture.export("latency")
-    for connection in capture.engine.ours():
+    for number in numbers:
         yield ""
-        yield from map(printable, verdict(capture, connection.number))
-        yield ""
-        yield from _facts([("connection", str(connection.number)), *basis.of_connection(capture, connection.number)])
-        mine = latency[latency["connection"] == connection.number]
+        yield from _facts([("connection", str(number)), *basis.of_connection(capture, number)])
+        mine = latency[latency["connection"] == number]
         if len(mine):
             yield ""
             yield terminal.text(plain(mine), "latency").rstrip("\n")
