@@ -60,11 +60,11 @@ def numbers(connection: Connection, rows: np.ndarray, before: int = 0) -> np.nda
     forward = rows["direction"] == _FORWARD
     found = np.full(len(rows), before)
     if connection.kind == COLO:
-        opens = are(rows[forward & _opens(rows)], CHECKPOINT_STATE)
-        opens = opens[np.argsort(opens["stream_offset"])]
-        found[forward] += opens["stream_offset"].searchsorted(rows["stream_offset"][forward], "right")
+        opening = are(rows[forward & opens(rows)], CHECKPOINT_STATE)
+        opening = opening[np.argsort(opening["stream_offset"])]
+        found[forward] += opening["stream_offset"].searchsorted(rows["stream_offset"][forward], "right")
         late = np.where(rows["frame"] == 0, np.iinfo(np.int64).max, rows["frame"])[~forward]
-        found[~forward] += np.maximum.accumulate(opens["frame"]).searchsorted(late, "right")
+        found[~forward] += np.maximum.accumulate(opening["frame"]).searchsorted(late, "right")
         if not connection.start_seen:
             found[found == 0] = -1
     elif connection.kind == REMUS:
@@ -73,7 +73,7 @@ def numbers(connection: Connection, rows: np.ndarray, before: int = 0) -> np.nda
     return found
 
 
-def _opens(rows: np.ndarray) -> np.ndarray:
+def opens(rows: np.ndarray) -> np.ndarray:
     """Which sync-points of the primary open a checkpoint: NEW, and one whose octets are missing
     (the primary sends nothing else)."""
     return (rows["direction"] == _FORWARD) & (rows["frame"] > 0) & (

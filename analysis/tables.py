@@ -184,7 +184,7 @@ def connection_row(engine: Engine, number: int, ours: Connection | None, count: 
             "start_seen": ours.start_seen, "records": int(count.get(number, 0)),
             "checkpoints": int(epochs.get(number, 0)),
             **{f"{direction}_octets": octets for direction, octets in engine.passed(ours).items()},
-            "holes": len(ours.holes)}
+            "holes": ours.hole_count}
 
 
 def findings(found: list[Finding]) -> pd.DataFrame:

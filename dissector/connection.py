@@ -104,6 +104,8 @@ class Connection:
         self.prefixes = [b"", b""]
         self._begins = [0, 0]
         self.holes: list[Hole] = []
+        self.hole_count = 0
+        """Those included that were forgotten (`forget_before`)."""
         self.findings: list[Finding] = []
         self.stream = Stream()
         self._directions: list[Direction] = []
@@ -419,6 +421,7 @@ class Connection:
             row = run.rows[i]
             hole = Hole(side, int(row[OFFSET]), int(row[SIZE]), int(row[FRAME]))
             self.holes.append(hole)
+            self.hole_count += 1
             behind = run.rows[i + 1:, FRAME]
             frame = hole.frame or (int(behind[0]) if len(behind) else 0)
             heapq.heappush(self._doubts, max(frame - 1, 0))
