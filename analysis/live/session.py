@@ -96,9 +96,19 @@ class Session:
                     self._next_tick = now + TICK
                     self.tick(self._clock.now)
         except BaseException as error:
+            self._note_drops(link.drops)
             self.finish(str(error) or type(error).__name__)
             raise
+        self._note_drops(link.drops)
         self.finish(link.reason)
+
+    def _note_drops(self, drops: int | None) -> None:
+        """What the capturing program said in the end, if its octets did not."""
+        if drops is not None and self.drops is None:
+            self._drops = [drops]
+            if drops:
+                self._say_findings([Finding("capture_drops", f"{self._source}: the capturing program dropped {drops} "
+                                            "packets")])
 
     def feed(self, block: Block) -> None:
         """What has come."""
