@@ -55,7 +55,8 @@ class Replay:
     also what is still to come.  Raises SourceError."""
 
     def __init__(self, name: str, follow: bool = False) -> None:
-        self.reason, self.drops = ENDED, None
+        self.reason = ENDED
+        self.drops: int | None = None
         self._stopped = False
         if os.path.isdir(name):
             self._ring: Ring | None = Ring(name, is_over=lambda: not follow)
@@ -101,7 +102,8 @@ class Child:
 
     def __init__(self, interface: str, *, capture_filter: str = "", snaplen: int = 0, buffer: int = 0,
                  ring: Files | None = None) -> None:
-        self.reason, self.drops = ENDED, None
+        self.reason = ENDED
+        self.drops: int | None = None
         self._stopped_at = 0.0
         self._interface, self._files = interface, ring
         self._arguments = _dumpcap(interface, capture_filter, snaplen, buffer, ring) if shutil.which(DUMPCAP) \
