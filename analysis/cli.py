@@ -406,7 +406,8 @@ def lua(output: str | None) -> None:
 @click.option("--follow", is_flag=True, help="With -r: go on with what is still written.")
 @click.option("--filter", "capture_filter", metavar="BPF", default="", help="Capture only these packets.")
 @click.option("--snaplen", metavar="N", type=click.IntRange(96), help="Octets of each packet to capture.")
-@click.option("--buffer", metavar="MiB", type=click.IntRange(1), help="Memory of the kernel for packets.")
+@click.option("--buffer", metavar="MiB", type=click.IntRange(1), help="Memory of the kernel for packets; default: "
+              "16.")
 @click.option("--write", "prefix", metavar="PREFIX", help="Record, too: a ring of pcapng files.")
 @click.option("--ring", metavar="FILESxSIZE", default="10x1GB", show_default=True, help="How many, and how large.")
 @click.option("--alert", "alerts", metavar="RULE", multiple=True, help="'NEW->SVM_RESUMED > 500ms', 'memory > 200ms' "

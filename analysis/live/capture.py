@@ -23,6 +23,8 @@ from dissector.source import STDIN, SourceError, open_raw
 ENDED, STOPPED = "the capture has ended", "stopped"
 """Reasons why a link has no more."""
 DUMPCAP, TCPDUMP = "dumpcap", "tcpdump"
+BUFFER = 16
+"""MiB that the kernel may keep until they are read: dumpcap's own 2 hold 30 frames of 64 KiB."""
 PATIENCE = 3.0
 """Seconds that a child has to end in when it is told to."""
 _RIGHTS = ("sudo setcap cap_net_raw,cap_net_admin+eip {program}, or join the group that may run it (Debian: sudo "
@@ -177,7 +179,7 @@ def link_of(interface: str | None, source: str | None, follow: bool, capture_fil
     assert interface is not None
     if follow:
         raise CaptureError("--follow is for a capture that somebody else writes (-r)")
-    return Child(interface, capture_filter=capture_filter, snaplen=snaplen or 0, buffer=buffer or 0,
+    return Child(interface, capture_filter=capture_filter, snaplen=snaplen or 0, buffer=buffer or BUFFER,
                  ring=files(prefix, ring) if prefix else None), interface
 
 
