@@ -335,6 +335,22 @@ def test_percentiles_of_many_latencies() -> None:
     assert total.p50_ms == pytest.approx(0.5, abs=0.02)
 
 
+def test_the_clock_goes_on_while_nothing_comes_and_outlives_a_damaged_stamp() -> None:
+    wall = [0]
+    clock = Clock(lambda: wall[0])
+    assert clock.now == 0
+    clock.note(100 * SECOND)
+    wall[0] += SECOND
+    assert clock.now == 101 * SECOND
+    clock.note(100 * SECOND + 1)
+    assert clock.now == 100 * SECOND + 1
+    clock.note(95 * SECOND)
+    assert clock.now == 100 * SECOND + 1, "packets of several queues come a little out of order"
+    clock.note(10_000 * SECOND)
+    clock.note(101 * SECOND)
+    assert clock.now == 101 * SECOND
+
+
 # --- alerts -----------------------------------------------------------------------------------------
 
 

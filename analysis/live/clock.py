@@ -6,6 +6,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+STEP = 10_000_000_000
+"""ns by which stamps must lie behind before they are believed: the clock was set back, or one stamp was damaged."""
+
 
 class Clock:
     """What time it is where packets are stamped: the latest stamp, and what has passed since it was read."""
@@ -17,7 +20,7 @@ class Clock:
 
     def note(self, stamp: int) -> None:
         """A packet with this time (ns since the epoch) has just been read."""
-        if stamp > self._stamp:
+        if stamp > self._stamp or 0 < stamp < self.now - STEP:
             self._stamp, self._at = stamp, self.wall()
 
     @property

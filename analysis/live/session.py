@@ -79,7 +79,8 @@ class Session:
         """Of files that were read."""
         self._octets: dict[int, tuple[int, int, float]] = {}
         """(time, octets, rate) of each connection when its statistics were told last."""
-        self._next_statistics = 0
+        self._told_ns = 0
+        """When there were statistics last."""
         self._next_tick = 0
         self._over = ""
 
@@ -114,7 +115,7 @@ class Session:
         with self._lock:
             if isinstance(block, Packets) and len(block):
                 self._packets += len(block)
-                self._clock.note(int(block.time.max()))
+                self._clock.note(int(block.time[-1]))
             self._take(self.engine.take(block))
             if len(self.engine.files) > 1:
                 self._forget_files()
@@ -124,11 +125,11 @@ class Session:
         """By the capture's clock it is `now` (ns since the epoch; 0: no packet has come)."""
         with self._lock:
             if now:
-                self._take(self.engine.tick(now))
-                self._retire(now)
                 self._alert_of_running(now)
-                if now >= self._next_statistics:
-                    self._next_statistics = now + SECOND
+                if not self._told_ns <= now < self._told_ns + SECOND:
+                    self._told_ns = now
+                    self._take(self.engine.tick(now))
+                    self._retire(now)
                     self._statistics(now)
             self._tell()
             if self._on_state:
