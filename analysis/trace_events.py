@@ -22,8 +22,8 @@ _TRACKS = {FORWARD: 1, **{direction: 3 for direction in DIRECTIONS if direction 
 
 def trace(capture: Capture) -> str:
     """The trace as JSON, a process for each connection with three threads: what the primary and what the
-    secondary sent, record by record, and between them the checkpoints with their phases inside (of a plain
-    migration, the iterations).
+    secondary sent, record by record, and between them the checkpoints with their phases inside, and
+    inside the memory phase of the initial transfer its iterations.
 
     Times are µs since the capture's first packet, with ns as fractions; otherData has that packet's time
     since the epoch.  Slices of a thread lie inside or behind each other: a record whose first octet overtook the
@@ -78,13 +78,7 @@ def _checkpoints(capture: Capture, number: int) -> Iterator[Event]:
     for row in checkpoints[checkpoints["connection"] == number].to_dict("records"):
         of = phases["checkpoint"]
         own = phases[of.isna() if pd.isna(row["number"]) else (of == row["number"]).fillna(False)]
-        named = [(part["phase"], part) for part in own.to_dict("records")]
-        if not named and row["number"] == 0:
-            named = [(f"iteration {part['iteration']}", part) for part in iterations.to_dict("records")]
-        inside = list(_one_behind_the_other([
-            (name, "phase", part["begin_ns"], part["end_ns"], {
-                "frames": of_frames(part, "begin_frame", "end_frame"), "ms": part["duration_ns"] / 1e6})
-            for name, part in named], _NETWORK, at))
+        inside = list(_one_behind_the_other(_measured(own, "phase"), _NETWORK, at))
         begin, end = (inside[0]["ts"], inside[-1]["ts"] + inside[-1]["dur"]) if inside else \
             (row["begin_ns"], row["end_ns"])
         if pd.isna(begin) or pd.isna(end):
@@ -93,7 +87,17 @@ def _checkpoints(capture: Capture, number: int) -> Iterator[Event]:
         args = {"frames": of_frames(row), "complete": row["complete"]}
         yield from _one_behind_the_other([(label, "checkpoint", begin, end, args)], _NETWORK, at)
         yield from inside
+        if row["number"] == 0 and inside:  # those of the initial transfer lie in its memory phase
+            yield from _one_behind_the_other(_measured(iterations, "iteration"), _NETWORK, at)
         at = max(at, end)
+
+
+def _measured(table: pd.DataFrame, what: str) -> Iterator[tuple[str, str, int, int, dict[str, Any]]]:
+    """Phases or iterations as parts."""
+    for row in table.to_dict("records"):
+        name = row[what] if what == "phase" else f"{what} {row[what]}"
+        yield name, what, row["begin_ns"], row["end_ns"], {
+            "frames": of_frames(row, "begin_frame", "end_frame"), "ms": row["duration_ns"] / 1e6}
 
 
 def _one_behind_the_other(parts: Iterable[tuple[str, str, int, int, dict[str, Any]]], track: int,

@@ -94,7 +94,8 @@ def test_every_record_is_there_at_its_time(colo: Capture) -> None:
 def test_a_plain_migration_has_its_iterations_inside() -> None:
     capture = analysis.read(PCAPS / "plain-hvm-mtu.A.pcap.zst")
     network = [event["name"] for event in slices(capture) if event["tid"] == 2]
-    assert network == ["checkpoint 0", "iteration 0", "iteration 1", "iteration 2", "iteration 3"]
+    assert network == ["checkpoint 0", "memory", "cpu", "device", "load", "resume",
+                       "iteration 0", "iteration 1", "iteration 2", "iteration 3"]
 
 
 def test_a_late_start_and_several_connections_keep_apart(tmp_path: Path) -> None:
