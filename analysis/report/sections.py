@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.capture import Capture
 from analysis.display_filter import of_frames
-from analysis.explanation import usual
+from analysis.explanation import short, usual
 from analysis.plots import measured_phases
 from analysis.statistics import summary
 from analysis.tables import frame_of
@@ -52,7 +52,7 @@ def causes(capture: Capture, number: int) -> pd.DataFrame:
     checkpoints, share, median in ms, what was seen, what helps, and the frames of its longest case."""
     found = capture.export("explanation")
     found = found[found["connection"] == number]
-    rows = [{"cause": f"{row['cause'].replace('_', ' ')} in {row['phase']}", "share": f"{row['share']:.1%}",
+    rows = [{"cause": short(row), "share": f"{row['share']:.1%}",
              "median_ms": row["median_ms"], "found in": f"{row['checkpoints']} of {row['of']}",
              "what was seen": row["text"], "what helps": row["advice"], "frames": of_frames(row, "frame", "to_frame")}
             for row in found.to_dict("records")]
