@@ -24,7 +24,6 @@ from tests.synthesiser import files, stream
 from tests.synthesiser.stream import Guest
 from tests.synthesiser.wire import Wire
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (its Python package)")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 in_a_browser = pytest.mark.skipif(not CHROMIUM, reason="needs chromium")
 
@@ -179,6 +178,7 @@ def test_without_its_libraries_it_says_what_to_install(missing: str) -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     with playwright.sync_playwright() as started:
         chromium = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield chromium
@@ -193,7 +193,7 @@ def open_page(browser: Any) -> Iterator[Any]:
     contexts = []
 
     def open_it(path: Path, **options: Any) -> Any:
-        contexts.append(browser.new_context(offline=False, **options))
+        contexts.append(browser.new_context(**options))
         tab = contexts[-1].new_page()
         tab.on("console", lambda message: said.append(message.text))
         tab.on("pageerror", lambda error: said.append(str(error)))
