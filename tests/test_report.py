@@ -56,12 +56,17 @@ def test_the_page_says_what_the_tables_say(pages: dict[str, Path]) -> None:
     order = ["What the numbers rest on", "54,992 frames (pcap)", "it does not say whether packets were dropped",
              "the clock steps back 3 times", "Xen 4.17", "50 complete, 0 partial", "Latency between sync-points",
              "NEW → SVM_SUSPENDED 49 0 122.42 202.62 196.56 262.94 282.65 569.29 68.68", "suspend 49 32%",
-             "frame.number in {47211 .. 47638}", "Causes, the largest first",
+             "30 1184.74 suspend 569.29 frame.number in {47211 .. 47638}", "Causes, the largest first",
              "slow suspend 41.4%", "What need not have been sent", "Findings", "clock_back"]
     at = 0
     for part in order:
         assert part in text[at:]
         at = text.index(part, at)
+
+
+def test_the_slowest_epochs_are_slow_to_send_and_not_long_idle(pages: dict[str, Path]) -> None:
+    text = words_of(pages["remus-hvm.A"].read_text(encoding="utf-8"))
+    assert "27 201.27 device 129.73 frame.number in {48008 .. 48223} 5 176.16 memory 89.86" in text
 
 
 def test_the_same_capture_gives_the_same_page(pages: dict[str, Path]) -> None:

@@ -10,11 +10,15 @@ import pandas as pd
 from analysis.capture import Capture
 from analysis.display_filter import of_frames
 from analysis.explanation import short, usual
+from analysis.phases import BOUNDARIES
 from analysis.plots import measured_phases
 from analysis.statistics import summary
 from analysis.tables import frame_of
 
 SLOWEST = 5
+_RUNNING = {boundary.phase for boundaries in BOUNDARIES.values() for boundary in boundaries
+            if boundary.pick == "next"}
+"""Phases that last until the next checkpoint."""
 
 
 def phases(capture: Capture, number: int) -> pd.DataFrame:
@@ -30,10 +34,10 @@ def phases(capture: Capture, number: int) -> pd.DataFrame:
 
 
 def slowest(capture: Capture, number: int) -> pd.DataFrame:
-    """The checkpoints that took longest, without checkpoint 0: number, ms of all phases that are known, the
-    longest phase, and their frames as a display filter."""
+    """The checkpoints that took longest, without checkpoint 0: number, ms of all phases that are known but those
+    in which the VMs run, the longest phase, and their frames as a display filter."""
     found = measured_phases(capture, number)
-    found = found[found["checkpoint"] > 0]
+    found = found[(found["checkpoint"] > 0) & ~found["phase"].isin(_RUNNING)]
     total = found.groupby("checkpoint")["ms"].sum().nlargest(SLOWEST)
     checkpoints = capture.checkpoints
     checkpoints = checkpoints[checkpoints["connection"] == number].set_index("number")
