@@ -19,6 +19,7 @@ import pytest
 import analysis
 from analysis.report import basis
 from analysis.report.page import page, page_name
+from analysis.verdict import verdict
 from tests.helpers import PCAPS
 from tests.synthesiser import files, stream
 from tests.synthesiser.stream import Guest
@@ -74,6 +75,14 @@ def test_the_same_capture_gives_the_same_page(pages: dict[str, Path]) -> None:
     assert again == pages["colo-2ck-abort.A"].read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("name", ["colo-hvm-dirty.B", "debian-nocolo.A", "remus-pv-netem-s128.A"])
+def test_captures_that_are_not_whole_have_a_report(name: str) -> None:
+    capture = analysis.read(PCAPS / f"{name}.pcap.zst", segments=True)
+    text = words_of(page(capture))
+    assert all(sentence in text for sentence in verdict(capture, 0))
+    assert all(finding in text for finding in capture.findings["text"].head())
+
+
 def test_the_page_needs_nothing_from_outside(pages: dict[str, Path]) -> None:
     html = pages["colo-hvm-fast.A"].read_text(encoding="utf-8")
     head = html[:html.index("<script>")] + html[html.index("</script>"):]
@@ -100,9 +109,9 @@ def test_several_connections_have_a_section_each(tmp_path: Path) -> None:
     wires = [Wire(stream.colo(2, Guest(memory=2)), ports=(4001, 7002)),
              Wire(stream.remus(3, Guest(memory=2)), ports=(4002, 7002))]
     text = words_of(page(analysis.read(files.write(tmp_path / "x.pcap", wires), segments=True)))
-    verdict, text = text.split("What the numbers rest on")
-    assert "Connection 0 COLO from 10.0.0.1:4001" in verdict
-    assert "Connection 1 Remus from 10.0.0.1:4002" in verdict
+    top, text = text.split("What the numbers rest on")
+    assert "Connection 0 COLO from 10.0.0.1:4001" in top
+    assert "Connection 1 Remus from 10.0.0.1:4002" in top
     colo, remus = text.split("Connection 0 ")[1].split("Connection 1 ")
     assert "10.0.0.1:4001" in colo
     assert "SVM_READY" in colo
