@@ -50,6 +50,8 @@ _CONNECTION = click.option("--connection", metavar="N|ADDRESS:PORT",
 _OUTPUT = click.option("-o", "output", metavar="FILE", help="Write to a file instead of stdout.")
 _FORMAT = click.option("--format", "kind", type=click.Choice(_FORMATS),
                        help="Default: table on a terminal, csv in a pipe or a file.")
+_PROXY = click.option("--proxy", metavar="FILE", help="A capture of the colo-proxy's control connection, by the same "
+              "host's clock: it tells why each checkpoint began.")
 _FILES = click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=str))
 
 
@@ -138,8 +140,7 @@ def latency(files: tuple[str, ...], at: str | None, **options: Any) -> None:
 
 
 @main.command()
-@click.option("--proxy", metavar="FILE", help="A capture of the colo-proxy's control connection, by the same "
-              "host's clock: it tells why each checkpoint began.")
+@_PROXY
 @_common
 def checkpoints(files: tuple[str, ...], proxy: str | None, **options: Any) -> None:
     """List checkpoints (COLO), epochs (Remus) or the migration, with their phases."""
@@ -332,17 +333,18 @@ def scrub(file: str, output: str, keep: tuple[str, ...], drop: tuple[str, ...], 
 
 
 @main.command()
+@_PROXY
 @click.option("--contents", is_flag=True, help="Read the pages, too: for zero and unchanged ones.")
 @click.option("-o", "output", metavar="FILE", help="Default: named after the capture, in the current folder.")
 @_FILES
-def report(files: tuple[str, ...], output: str | None, contents: bool) -> None:
+def report(files: tuple[str, ...], output: str | None, contents: bool, proxy: str | None) -> None:
     """Say what the latency is made of: here in short, and as one HTML page that needs no network."""
     with _ends():
         from analysis.output import write_text
         from analysis.report.page import page, page_name
         from analysis.report.summary import summary
 
-        capture = _read(files, segments=True, pages=True, contents=contents)
+        capture = _read(files, segments=True, pages=True, contents=contents, proxy=proxy)
         click.echo(summary(capture), nl=False)
         output = output or page_name(files)
         text = page(capture)
