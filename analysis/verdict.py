@@ -86,7 +86,8 @@ def _end(capture: Capture, connection: int, kind: str | None) -> str:
         last = before.loc[before["frame"].idxmax()]
         point = XEN_COLO.numbered(None if pd.isna(last["control_id"]) else int(last["control_id"]))
         ms = (first["time_ns"] - last["delivered_ns"]) / 1e6
-        behind = f", {ms:.0f} ms behind {point.short_name if point else '.'.join((last['layer'], last['name']))}"
+        behind = ", behind" if pd.isna(ms) else f", {ms:.0f} ms behind"
+        behind += f" {point.short_name if point else '.'.join((last['layer'], last['name']))}"
     return f"; the {SENDER[first['direction']]} ended it in frame {first['frame']}{behind}"
 
 
