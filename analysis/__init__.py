@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from analysis.capture import Capture
     from analysis.reading import read
+    from analysis.two_ends import pair
 
-__all__ = ["Capture", "read"]
+_HOMES = {"Capture": "capture", "pair": "two_ends", "read": "reading"}
+__all__ = ["Capture", "pair", "read"]
 
 
 def scapy_ext(ext: Any) -> None:
@@ -26,5 +28,5 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         from importlib import import_module
 
-        return getattr(import_module("analysis.reading" if name == "read" else "analysis.capture"), name)
+        return getattr(import_module(f"analysis.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
