@@ -13,11 +13,12 @@ import pandas as pd
 from analysis import clock
 from analysis.capture import Capture, stamped
 from analysis.clock import Clock
-from analysis.pairs import CHECKPOINT
+from analysis.pairs import pair_rows
 from analysis.reading import read
 from analysis.segments import segments
 from analysis.split import Split
 from analysis.tables import PAIR_COLUMNS, frame_of, plain
+from analysis.tables import pairs as pair_table
 from dissector.connection import Connection
 from dissector.errors import CannotDo
 from dissector.protocol import BACK, DIRECTIONS, FORWARD
@@ -28,8 +29,7 @@ LATENCY_COLUMNS = PAIR_COLUMNS | dict.fromkeys((f"{part}_ns" for part in PARTS),
 CLOCK_COLUMNS = {"connection": "int64", "at_ns": "Int64", **dict.fromkeys(
     ("offset_ms", "offset_min_ms", "offset_max_ms", "drift_ppm", "drift_min_ppm", "drift_max_ppm", "delay_ms"),
     "float64"), "packets": "int64", "uneven_ms": "float64"}
-SHARES_COLUMNS = {"connection": "int64", "phase": "object", "from": "object", "to": "object", "count": "int64",
-                  **dict.fromkeys(("mean_ms", *(f"{part}_ms" for part in PARTS)), "float64")}
+SHARES_COLUMNS = ("connection", "phase", "from", "to", "count", "mean_ms", *(f"{part}_ms" for part in PARTS))
 
 
 class PairError(CannotDo):
@@ -69,7 +69,7 @@ class TwoEnds:
         """The pairs of `primary` (`analysis.tables.pairs`) with primary_ns, network_ns and secondary_ns (Int64):
         whose time the latency was (`analysis.split`).  They add up to latency_ns; <NA>: one of the captures
         lacks a record in between."""
-        rows = self.primary.export("pairs")
+        rows = pair_table(pair_rows(self.primary.points))
         out: list[dict[str, Any]] = []
         for a, b in self._numbers:
             split, places = self._chain(a, b)
@@ -84,16 +84,13 @@ class TwoEnds:
     def latency(self) -> pd.DataFrame:
         """One row for each connection, phase and pair: count (pairs that could be split), mean_ms, and of that
         primary_ms, network_ms and secondary_ms; these three add up to it."""
-        pairs = self.pairs[self.pairs["primary_ns"].notna()]
-        order = list(dict.fromkeys(zip(self.pairs["phase"] != CHECKPOINT, self.pairs["from"], self.pairs["to"],
-                                       strict=True)))
-        rows = []
-        for (number, phase, name, to), group in pairs.groupby(["connection", "phase", "from", "to"], sort=False):
-            means = group[["latency_ns", *(f"{part}_ns" for part in PARTS)]].astype("float64").mean() / 1e6
-            rows.append({"connection": number, "phase": phase, "from": name, "to": to, "count": len(group),
-                         "mean_ms": means["latency_ns"], **{f"{part}_ms": means[f"{part}_ns"] for part in PARTS}})
-        rows.sort(key=lambda row: (row["connection"], order.index((row["phase"] != CHECKPOINT, row["from"], row["to"]))))
-        return frame_of(rows, SHARES_COLUMNS)
+        keys = ["connection", "phase", "from", "to"]
+        times = ["latency_ns", *(f"{part}_ns" for part in PARTS)]
+        groups = self.pairs.dropna(subset="primary_ns").astype(dict.fromkeys(times, "float64")).groupby(keys)
+        means = (groups[times].mean() / 1e6).set_axis(["mean_ms", *(f"{part}_ms" for part in PARTS)], axis=1)
+        shares = self.primary.export("latency")[keys].merge(
+            means.assign(count=groups.size()), left_on=keys, right_index=True)
+        return shares[list(SHARES_COLUMNS)].reset_index(drop=True)
 
     def _chain(self, a: int, b: int) -> tuple[Split, dict[tuple[int, str], int]]:
         """The records of a connection as a chain, and where in it each sync-point (frame, name) stands."""
@@ -102,15 +99,20 @@ class TwoEnds:
         here = here[here["delivered_ns"] > 0]
         here = here[np.lexsort((here["stream_offset"], here["frame"]))]
         shifts = _shifts(self.primary, a, self.secondary, b)
-        seen = {(int(r["direction"]), int(r["stream_offset"])): int(r["delivered_ns"]) for r in there}
-        times = np.array([seen.get((int(r["direction"]), int(r["stream_offset"]) + shifts[DIRECTIONS[r["direction"]]]), 0)
-                          for r in here], np.int64)
+        seen = dict(zip(_places(there), there["delivered_ns"].tolist(), strict=True))
+        shifted = ((direction, offset + shifts[direction]) for direction, offset in _places(here))
+        times = np.array([seen.get(place, 0) for place in shifted], np.int64)
         times = np.where(times > 0, self._clocks[a].first(times), 0)
         split = Split(here["direction"] == DIRECTIONS.index(BACK), here["delivered_ns"].astype(np.int64), times)
-        at = {(int(r["direction"]), int(r["stream_offset"])): i for i, r in enumerate(here)}
-        places = {(s.record.frame, s.point.short_name): at[DIRECTIONS.index(s.record.direction), s.record.stream_offset]
+        at = {place: i for i, place in enumerate(_places(here))}
+        places = {(s.record.frame, s.point.short_name): at[s.record.direction, s.record.stream_offset]
                   for s in self.primary.points if s.record.connection == a and s.record.delivered_ns}
         return split, places
+
+
+def _places(rows: np.ndarray) -> list[tuple[str, int]]:
+    """(direction, stream offset) of records."""
+    return [(DIRECTIONS[direction], offset) for direction, offset in rows[["direction", "stream_offset"]].tolist()]
 
 
 # --- which packets are the same -------------------------------------------------------------------
