@@ -6,11 +6,12 @@ PYTHON := $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 pytho
             $(shell command -v $(p) >/dev/null 2>&1 && $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
 BIN    := $(VENV)/bin
 DEMO   := pcaps/colo-hvm-fast.A.pcap.zst
+REPORT := colo-hvm-fast.A.html
 
 # Programs that only the tests or the benchmark need, and the Debian packages that have them.
 programs: PROGRAMS := \
   tshark:tshark dumpcap:wireshark-common tcpdump:tcpdump ip:iproute2 editcap:wireshark-common \
-  luacheck:lua-check luac5.1:lua5.1 luac5.2:lua5.2 luac5.3:lua5.3 luac5.4:lua5.4
+  chromium:chromium luacheck:lua-check luac5.1:lua5.1 luac5.2:lua5.2 luac5.3:lua5.3 luac5.4:lua5.4
 bench-programs: PROGRAMS := \
   tshark:tshark capinfos:wireshark-common tcpdump:tcpdump pigz:pigz zstd:zstd
 APT      := $(if $(filter 0,$(shell id -u)),,sudo) env DEBIAN_FRONTEND=noninteractive apt-get
@@ -32,7 +33,11 @@ demo: $(VENV)/ready
 	@echo "== its checkpoints (the first ten of 50)"
 	@$(BIN)/coloscope checkpoints --format table $(DEMO) | head -12
 	@echo
-	@echo "Now try it on a capture of yours: $(BIN)/coloscope latency FILE"
+	@echo "== the report"
+	@$(BIN)/coloscope report $(DEMO) -o $(REPORT)
+	@echo "Open it in a browser: xdg-open $(REPORT)"
+	@echo
+	@echo "Now try it on a capture of yours: $(BIN)/coloscope report FILE"
 
 test: $(VENV)/ready-for-tests programs lint
 	$(BIN)/python -m pytest -n 2
@@ -65,7 +70,7 @@ $(VENV)/bin/python:
 
 $(VENV)/ready: $(VENV)/bin/python pyproject.toml
 	@echo "installing coloscope and what it needs into $(VENV) (a minute)"
-	@$(BIN)/python -m pip install -q -e .
+	@$(BIN)/python -m pip install -q -e '.[report]'
 	@touch $@
 
 $(VENV)/ready-for-tests: $(VENV)/ready
@@ -77,4 +82,4 @@ $(VENV)/ready-for-bench: $(VENV)/ready
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(REPORT) build *.egg-info

@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from analysis.capture import Capture
+    from analysis.comparison import compare
     from analysis.reading import read
     from analysis.two_ends import pair
 
-_HOMES = {"Capture": "capture", "pair": "two_ends", "read": "reading"}
-__all__ = ["Capture", "pair", "read"]
+__all__ = ["Capture", "compare", "pair", "read"]
+
+_HOMES = {"Capture": "analysis.capture", "compare": "analysis.comparison", "pair": "analysis.two_ends",
+          "read": "analysis.reading"}
 
 
 def scapy_ext(ext: Any) -> None:
@@ -25,8 +28,8 @@ def scapy_ext(ext: Any) -> None:
 
 def __getattr__(name: str) -> Any:
     # Lazy: `coloscope --help` must not wait for pandas and Numba.
-    if name in __all__:
+    if name in _HOMES:
         from importlib import import_module
 
-        return getattr(import_module(f"analysis.{_HOMES[name]}"), name)
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from analysis.causes import causes
 from analysis.checkpoints import checkpoints
 from analysis.explanation import explanation
 from analysis.iterations import iterations
+from analysis.memory import Memory
 from analysis.pairs import pair_rows
 from analysis.phases import Measured, backwards, measure, phases
 from analysis.reading import Reading
@@ -23,6 +25,9 @@ from analysis.segments import segments
 from analysis.spans import numbers
 from dissector.findings import Finding
 from dissector.protocol import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from analysis.plots import Plots
 
 
 class Capture(Reading):
@@ -100,6 +105,11 @@ class Capture(Reading):
         ValueError if the capture was read without."""
         return self.export("pages")
 
+    @cached_property
+    def memory(self) -> Memory:
+        """What the pages tell of the guest's memory.  ValueError if the capture was read without them."""
+        return Memory(self.export("pages"), self.export("checkpoints"))
+
     @property
     def segments(self) -> pd.DataFrame:
         """TCP segments of our connections (`analysis.segments.segments`).  ValueError if the capture was
@@ -123,9 +133,26 @@ class Capture(Reading):
         """The causes over all checkpoints, what cost most in front (`analysis.explanation.explanation`)."""
         return self.export("explanation")
 
+    def __repr__(self) -> str:
+        return f"<Capture {', '.join(repr(file.text) for file in self.engine.files)}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of it."""
+        from analysis.report.glance import glance
+
+        return glance(self)
+
     def latency(self) -> pd.DataFrame:
         """Statistics of each pair, in ms (`analysis.latency.latency`)."""
         return self.export("latency")
+
+    @property
+    def plot(self) -> Plots:
+        """Charts (`analysis.plots.Plots`): `plot.timeline()`, `.ecdf()`, `.latency()`, `.heatmap()`.  Raises
+        `CannotDo` if plotly is not installed."""
+        from analysis.plots import Plots
+
+        return Plots(self)
 
     def export(self, table: str, *, every: bool = False) -> pd.DataFrame:
         """A table by name, with integer ns.  `every`: connections that are not ours, too."""

@@ -13,7 +13,7 @@ import pandas as pd
 from analysis.phases import BOUNDARIES
 from analysis.rows import NONE
 from analysis.tables import frame_of
-from analysis.waits import IDLE, NAGLE, RECEIVE_WINDOW, RETRANSMISSION, ROUND_TRIP, Wait, round_trip, waits
+from analysis.waits import IDLE, LATE_ACK, NAGLE, RECEIVE_WINDOW, RETRANSMISSION, ROUND_TRIP, Wait, round_trip, waits
 from dissector.connection import Connection
 from dissector.engine import Engine
 from dissector.protocol import BACK, DIRECTIONS, FORWARD, STRUCTURES, XEN_COLO, Boundary
@@ -43,6 +43,8 @@ CAUSES = {cause.name: cause for cause in (
     # Two small writes; a delayed ACK is 40 ms with Linux, 200 ms elsewhere.
     Cause(NAGLE, 5, "the rest of {record} waited for the ACK of the octets in front of it",
           "Set TCP_NODELAY on the transport (socat: nodelay)."),
+    Cause(LATE_ACK, 10, "the {peer} took much longer than a round trip to acknowledge, longest at {place}",
+          "The receiving host is busy: look at its CPU, interrupts and network card offloads."),
     Cause(ROUND_TRIP, 10, "the sender waited for ACKs of octets under way, longest at {place}",
           "The congestion window or the send buffer is too small for this round trip: raise net.ipv4.tcp_wmem, "
           "or shorten the path."),
@@ -90,8 +92,10 @@ def causes(engine: Engine, rows: np.ndarray, phases: pd.DataFrame) -> tuple[pd.D
     add up to the phase, to the nanosecond.  Causes (`COLUMNS`): the parts that are long enough to be claimed,
     with the frames around their longest stretch and what was seen there.
 
-    A connection without phases (a plain migration, a capture that lacks too much) is one phase, `STREAM`, from
-    the primary's first octet to its last.  While one side works and the other one waits (suspend, load...) what is left is the work (`SLOW` and the
+    A connection without phases (a capture that lacks too much) is one phase, `STREAM`, from
+    the primary's first octet to its last.
+
+    While one side works and the other one waits (suspend, load...) what is left is the work (`SLOW` and the
     phase's name) but for one round trip, which the network may have taken.
     """
     parts: list[dict[str, Any]] = []
@@ -210,11 +214,9 @@ def _sends(boundary: Boundary) -> bool:
 
 def _name(wait: Wait, sends: bool, primary: int) -> str:
     """Which cause a wait is in a phase: the sender's own pace matters only while it sends."""
-    if wait.cause in (ROUND_TRIP, IDLE):
-        if not sends or wait.side != primary:
-            return ""
-        return SENDER_IDLE if wait.cause == IDLE else ROUND_TRIP
-    return wait.cause
+    if wait.cause in (LATE_ACK, ROUND_TRIP, IDLE) and not (sends and wait.side == primary):
+        return ""
+    return SENDER_IDLE if wait.cause == IDLE else wait.cause
 
 
 def _take(free: list[tuple[int, int]], begin: int, end: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:

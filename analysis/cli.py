@@ -50,6 +50,8 @@ _CONNECTION = click.option("--connection", metavar="N|ADDRESS:PORT",
 _OUTPUT = click.option("-o", "output", metavar="FILE", help="Write to a file instead of stdout.")
 _FORMAT = click.option("--format", "kind", type=click.Choice(_FORMATS),
                        help="Default: table on a terminal, csv in a pipe or a file.")
+_PROXY = click.option("--proxy", metavar="FILE", help="A capture of the colo-proxy's control connection, by the same "
+              "host's clock: it tells why each checkpoint began.")
 _FILES = click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=str))
 
 
@@ -160,8 +162,7 @@ def _pair(files: tuple[str, ...], at: str | None, options: dict[str, Any]) -> No
 
 
 @main.command()
-@click.option("--proxy", metavar="FILE", help="A capture of the colo-proxy's control connection, by the same "
-              "host's clock: it tells why each checkpoint began.")
+@_PROXY
 @_common
 def checkpoints(files: tuple[str, ...], proxy: str | None, **options: Any) -> None:
     """List checkpoints (COLO), epochs (Remus) or the migration, with their phases."""
@@ -180,7 +181,25 @@ def phases(files: tuple[str, ...], **options: Any) -> None:
         capture = _read(files)
         _write(capture, "phases", options)
         if capture.export("phases").empty:
-            _say("no phases: only checkpoints of COLO and epochs of Remus have them")
+            _say("no phases: no checkpoint, epoch or live migration is in the capture")
+
+
+@main.command()
+@click.option("--each", is_flag=True, help="Every case, instead of their sum over all checkpoints.")
+@_CONNECTION
+@_OUTPUT
+@_FORMAT
+@_FILES
+def causes(files: tuple[str, ...], each: bool, connection: str | None, **options: Any) -> None:
+    """Show what made checkpoints take so long, what costs most in front, with the frames that prove it."""
+    with _ends():
+        capture = _read(files, segments=True)
+        name = "causes" if each else "explanation"
+        frame = capture.export(name)
+        frame = frame[frame["connection"].isin(_ours(capture, connection))]
+        _write_frame(frame, name, _kind(options), options["output"])
+        if frame.empty:
+            _say("no causes: nothing took so long that the packets prove why")
 
 
 @main.command()
@@ -192,6 +211,35 @@ def iterations(files: tuple[str, ...], **options: Any) -> None:
         _write(capture, "iterations", options)
         if capture.export("iterations").empty:
             _say("no iterations: the start of the stream is not in the capture, or it carries no pages")
+
+
+_MEMORY = ("checkpoints", "hot", "savings")
+_HOTTEST = 10
+
+
+@main.command()
+@click.option("--table", "which", type=click.Choice(_MEMORY), help="Default: all of them on a terminal, with the "
+              f"{_HOTTEST} hottest pages, else {_MEMORY[0]}.")
+@click.option("--contents", is_flag=True, help="Read the pages, too: for zero and unchanged ones.")
+@_CONNECTION
+@_OUTPUT
+@_FORMAT
+@_FILES
+def memory(files: tuple[str, ...], which: str | None, contents: bool, connection: str | None,
+           **options: Any) -> None:
+    """Show which pages were sent, how often, and what need not have been."""
+    with _ends():
+        capture = _read(files, pages=True, contents=contents)
+        chosen, kind = _ours(capture, connection), _kind(options)
+        every = which is None and kind == "table" and options["output"] is None
+        for name in _MEMORY if every else (which or _MEMORY[0],):
+            frame = getattr(capture.memory, name)
+            frame = frame[frame["connection"].isin(chosen)]
+            if len(frame) or not every:
+                _write_frame(frame.head(_HOTTEST) if every and name == "hot" else frame, "memory", kind,
+                             options["output"])
+        if capture.memory.is_scrubbed:
+            _say("every page is of zeros: the contents were removed from this capture")
 
 
 @main.command()
@@ -304,6 +352,64 @@ def scrub(file: str, output: str, keep: tuple[str, ...], drop: tuple[str, ...], 
         for what, octets in (("removed", done.removed), ("kept", done.kept)):
             kinds = (f"{name} {count:,}" for name, count in octets.items())
             _say(f"octets {what}: {', '.join(kinds) or 'none'}")
+
+
+@main.command()
+@_PROXY
+@click.option("--contents", is_flag=True, help="Read the pages, too: for zero and unchanged ones.")
+@click.option("-o", "output", metavar="FILE", help="Default: named after the capture, in the current folder.")
+@_FILES
+def report(files: tuple[str, ...], output: str | None, contents: bool, proxy: str | None) -> None:
+    """Say what the latency is made of: here in short, and as one HTML page that needs no network."""
+    with _ends():
+        from analysis.output import write_text
+        from analysis.report.page import page, page_name
+        from analysis.report.summary import summary
+
+        capture = _read(files, segments=True, pages=True, contents=contents, proxy=proxy)
+        click.echo(summary(capture), nl=False)
+        output = output or page_name(files)
+        text = page(capture)
+        write_text(text, output)
+        _say(f"{output}: {len(text.encode()) / 1e6:.0f} MB, for any browser")
+
+
+@main.command()
+@click.option("--hgrm", metavar="FOLDER", help="Percentile distributions of each pair for HdrHistogram's plotters, "
+              "a file each.")
+@click.option("--trace", metavar="OUT", help="A trace for ui.perfetto.dev or chrome://tracing, as JSON.")
+@_FILES
+def export(files: tuple[str, ...], trace: str | None, hgrm: str | None) -> None:
+    """Write what other programs draw; tables go to them as CSV, JSON and Parquet (--format)."""
+    with _ends():
+        from analysis.output import write_text, write_texts
+
+        if not trace and not hgrm:
+            raise CannotDo("export wants --trace, --hgrm or both")
+        capture = _read(files)
+        if trace:
+            from analysis.trace_events import trace as made
+
+            write_text(made(capture), trace)
+        if hgrm:
+            from analysis.histogram import histograms
+
+            write_texts(histograms(capture), hgrm)
+            _say_if_none(capture)
+
+
+@main.command()
+@_OUTPUT
+@_FORMAT
+@click.argument("before", metavar="BEFORE")
+@click.argument("after", metavar="AFTER")
+def compare(before: str, after: str, **options: Any) -> None:
+    """Say in what two captures differ: medians of each pair and phase, with 95 % intervals."""
+    with _ends():
+        from analysis.comparison import compare as compared
+
+        _write_frame(compared({name: _read((file,)) for name, file in (("before", before), ("after", after))}),
+                     "compare", _kind(options), options["output"])
 
 
 @main.command()

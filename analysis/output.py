@@ -59,6 +59,16 @@ def write_text(text: str, path: str | None) -> None:
         raise OutputError(f"{path}: {error.strerror or error}") from None
 
 
+def write_texts(texts: dict[str, str], folder: str) -> None:
+    """Write texts to files, by name, in a folder, which is made.  Raises OutputError."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: {error.strerror or error}") from None
+    for name, text in texts.items():
+        write_text(text, str(Path(folder, name)))
+
+
 def write_parquet(frame: pd.DataFrame, path: str | None) -> None:
     """Write a table as Parquet.  Raises OutputError."""
     if path is None:

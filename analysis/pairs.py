@@ -21,6 +21,11 @@ _BEFORE = {to: name for name, to in USUAL.items()}
 WHOLES = ((OPENS, CLOSES), (OPENS, OPENS))
 
 
+def label(name: str, to: str, phase: str = CHECKPOINT) -> str:
+    """A pair for eyes."""
+    return f"{name} → {to}" + " (first boot)" * (phase == FIRST_BOOT)
+
+
 def in_order(syncs: Iterable[Sync]) -> list[Sync]:
     """By connection, and in the order in which they passed the capture point."""
     return sorted(syncs, key=lambda s: (s.record.connection, s.record.frame, s.record.stream_offset))

@@ -14,13 +14,14 @@ import pandas as pd
 from analysis.pairs import OPENS
 from analysis.spans import NUMBER_OF, Span, are, spans
 from analysis.tables import frame_of
-from dissector.connection import COLO, REMUS, Connection
+from dissector.connection import COLO, PLAIN, REMUS, Connection
 from dissector.engine import Engine
 from dissector.findings import Finding
 from dissector.protocol import (
     CHECKPOINT,
     DIRECTIONS,
     PHASES,
+    PLAIN_BOUNDARIES,
     REMUS_BOUNDARIES,
     REMUS_PHASES,
     XEN_COLO,
@@ -31,7 +32,7 @@ from dissector.syncpoints import OK, UNCONFIRMED, UNKNOWN_ORDER, WRONG_SENDER
 NAMES = tuple(dict.fromkeys((*PHASES, *REMUS_PHASES)))
 """Every phase, in order."""
 
-BOUNDARIES = {COLO: XEN_COLO.boundaries, REMUS: REMUS_BOUNDARIES}
+BOUNDARIES = {COLO: XEN_COLO.boundaries, REMUS: REMUS_BOUNDARIES, PLAIN: PLAIN_BOUNDARIES}
 
 COLUMNS = {
     "connection": "int64", "checkpoint": "Int64", "phase": "object",
@@ -74,7 +75,7 @@ class Measured:
     """A span of records with what was measured in it.
 
     `points`: the row (`analysis.tables.syncs`) of its first sync-point of each name; `violated`: one of them
-    came out of order; `phases`: none for a plain migration."""
+    came out of order."""
 
     connection: Connection
     span: Span
@@ -178,7 +179,7 @@ def backwards(measured: Iterable[Measured]) -> Iterator[Finding]:
 
 
 def phases(measured: Iterable[Measured]) -> pd.DataFrame:
-    """One row for each phase of each checkpoint of COLO and epoch of Remus, in order.
+    """One row for each phase of each checkpoint of COLO, epoch of Remus and live migration, in order.
 
     Columns: connection; checkpoint (Int64); phase (categorical, `NAMES`); begin_ns, end_ns,
     duration_ns (Int64, <NA>: the capture does not show it); forward_octets, back_octets (Int64);

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from analysis.escape import printable
 from analysis.output import Columns
-from analysis.pairs import FIRST_BOOT
+from analysis.pairs import label
 
 _COLUMNS = {
     "records": ["connection", "direction", "layer", "name", "stream_offset", "length",
@@ -28,6 +28,9 @@ _COLUMNS = {
                     "pages", "dirty_pfns", "forward_octets"],
     "phases": ["connection", "checkpoint", "phase", "begin_ns", "duration_ns", "forward_octets", "back_octets",
                "octets_per_second", "begin_frame", "end_frame", "merged"],
+    "explanation": ["connection", "cause", "phase", "checkpoints", "of", "total_ms", "share", "median_ms", "frame",
+                    "to_frame", "text"],
+    "causes": ["connection", "checkpoint", "phase", "cause", "duration_ns", "frame", "to_frame", "text"],
     "iterations": ["connection", "iteration", "begin_ns", "duration_ns", "records", "pages", "pfns", "resent",
                    "octets", "octets_per_second", "dirty_pages_per_second", "last"],
 }
@@ -70,11 +73,10 @@ def _shown(columns: Columns, command: str) -> Columns:
         shown = {name: columns[name] for name in names
                  if not columns[name] or any(_is_known(value) for value in columns[name])}
     if command == "latency":
-        pair = [f"{a} → {b}" + " (first boot)" * (phase == FIRST_BOOT) for a, b, phase in zip(
-            shown["from"], shown["to"], shown["phase"], strict=True)]
+        pair = list(map(label, shown["from"], shown["to"], shown["phase"]))
         shown = {"connection": shown["connection"], "pair": pair, **{
             name: values for name, values in shown.items() if name not in ("connection", "phase", "from", "to")}}
-    if command not in ("connections", "verify") and len(set(shown["connection"])) == 1:
+    if command not in ("connections", "verify") and len(set(shown.get("connection", ()))) == 1:
         shown = {name: values for name, values in shown.items() if name != "connection"}
     return shown
 
@@ -103,6 +105,14 @@ def _cell(name: str, value: Any) -> str:
     return printable(str(value))
 
 
+def grid(columns: Columns, command: str) -> list[tuple[str, bool, list[str]]]:
+    """(heading, whether it holds numbers, cells) of each column that is shown."""
+    shown = _shown(columns, command)
+    return [(_heading(name), all(isinstance(value, (int, float)) and not isinstance(value, bool)
+                                 for value in values if value is not None),
+             [_cell(name, value) for value in values]) for name, values in shown.items()]
+
+
 def _table(columns: Columns, command: str) -> Table:
     shown = _shown(columns, command)
     lengths = [name for name in shown if name.endswith("_ms") or name in _DURATIONS]
@@ -110,11 +120,10 @@ def _table(columns: Columns, command: str) -> Table:
         name.endswith("_ns") and name not in lengths for name in shown)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold",
                   caption=", ".join(notes) or None, caption_justify="left")
-    for name, values in shown.items():
-        numeric = all(isinstance(value, (int, float)) and not isinstance(value, bool)
-                      for value in values if value is not None)
-        table.add_column(_heading(name), justify="right" if numeric else "left")
-    for row in zip(*shown.values(), strict=True):
+    found = grid(columns, command)
+    for heading, numeric, _ in found:
+        table.add_column(heading, justify="right" if numeric else "left")
+    for row in zip(*(cells for _, _, cells in found), strict=True):
         # As Text: in a plain string [red] would be markup and :bomb: a picture.
-        table.add_row(*(Text(_cell(name, value)) for name, value in zip(shown, row, strict=True)))
+        table.add_row(*map(Text, row))
     return table

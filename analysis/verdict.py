@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from analysis.explanation import in_words, usual
+from analysis.explanation import in_words, short, usual
 from analysis.phases import NAMES
 from analysis.statistics import percentile
+from analysis.waits import NAGLE, RETRANSMISSION, ROUND_TRIP
 from dissector.connection import COLO, PLAIN, REMUS
 from dissector.findings import ERROR
+from dissector.protocol import SENDER, XEN_COLO
 
 if TYPE_CHECKING:
     from analysis.capture import Capture
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 _WORTH = 0.01
 """A cause with a smaller share of the time is not worth a sentence."""
 _SENT_PHASES = 3
+_SETTINGS = (NAGLE, RETRANSMISSION, ROUND_TRIP)
+"""Causes that somebody can change without a faster machine."""
 
 
 def verdict(capture: Capture, connection: int) -> list[str]:
@@ -28,7 +32,7 @@ def verdict(capture: Capture, connection: int) -> list[str]:
     about = next(row for row in capture.connections.to_dict("records") if row["connection"] == connection)
     rows = capture.export("checkpoints")
     rows = rows[rows["connection"] == connection]
-    sentences = [_how_long(about, rows)]
+    sentences = [f"{_how_long(about, rows)}{_end(capture, connection, about['kind'])}."]
     causes = _causes(capture, connection)
     if causes:
         sentences.append(_what_for(causes))
@@ -45,23 +49,45 @@ def _how_long(about: dict[str, Any], rows: pd.DataFrame) -> str:
     if kind == COLO:
         whole = rows[(rows["number"].fillna(1) > 0) & rows["new_to_svm_resumed_ms"].notna()]
         if not len(whole):
-            return f"COLO {who}{xen}: no checkpoint is complete."
-        return (f"COLO {who}{xen}: {_count(len(whole), 'checkpoint')} of {_typical(whole['new_to_svm_resumed_ms'])} from "
-                f"NEW to SVM_RESUMED, in which the primary's VM stands still for {_typical(whole['primary_pause_ms'])}.")
+            return f"COLO {who}{xen}: no checkpoint is complete"
+        return (f"COLO {who}{xen}: {_count(len(whole), 'checkpoint')} of {_typical(whole['new_to_svm_resumed_ms'])} "
+                "from NEW to SVM_RESUMED, in which the primary's VM stands still for "
+                f"{_typical(whole['primary_pause_ms'])}")
     if kind == REMUS:
         took = complete[["memory_ms", "cpu_ms", "device_ms"]].sum(axis=1, skipna=False).dropna()
         every = complete["begin_ns"].diff().dropna() / 1e6
         often = f", one every {_typical(every)}" if len(every) else ""
-        return f"Remus {who}{xen}: {_count(len(took), 'epoch')} that take {_typical(took)} to send{often}." \
-            if len(took) else f"Remus {who}{xen}: no epoch is complete."
+        return f"Remus {who}{xen}: {_count(len(took), 'epoch')} that take {_typical(took)} to send{often}" \
+            if len(took) else f"Remus {who}{xen}: no epoch is complete"
     if kind == PLAIN and rows["total_ms"].notna().any():
         row = rows.iloc[0]
         down = f"; the guest stood still for {row['downtime_min_ms']:.0f} to {row['downtime_max_ms']:.0f} ms" \
             if pd.notna(row["downtime_max_ms"]) else ""
-        return f"A live migration {who}{xen}, done in {row['total_ms'] / 1e3:.1f} s{down}."
+        return f"A live migration {who}{xen}, done in {row['total_ms'] / 1e3:.1f} s{down}"
     records = _count(int(about["records"]), "record")
     return f"{'A live migration' if kind == PLAIN else 'A stream'} {who}{xen} that is not complete: {records}" \
-           f" and {about['forward_octets']:,} octets were seen."
+           f" and {about['forward_octets']:,} octets were seen"
+
+
+def _end(capture: Capture, connection: int, kind: str | None) -> str:
+    """Who ended what never ends by itself, or before it was done, and what had passed last."""
+    done = kind == PLAIN and capture.export("checkpoints").query("connection == @connection")["complete"].any()
+    if capture.engine.trace is None or done:
+        return ""
+    segments = capture.export("segments")
+    ends = segments[(segments["connection"] == connection) & segments["flags"].astype(str).str.contains("FIN|RST")]
+    if not len(ends):
+        return ""
+    first = ends.iloc[0]
+    records = capture.export("records")
+    before = records[(records["connection"] == connection) & (records["frame"] < first["frame"])]
+    behind = ""
+    if len(before):
+        last = before.loc[before["frame"].idxmax()]
+        point = XEN_COLO.numbered(None if pd.isna(last["control_id"]) else int(last["control_id"]))
+        ms = (first["time_ns"] - last["delivered_ns"]) / 1e6
+        behind = f", {ms:.0f} ms behind {point.short_name if point else '.'.join((last['layer'], last['name']))}"
+    return f"; the {SENDER[first['direction']]} ended it in frame {first['frame']}{behind}"
 
 
 def _causes(capture: Capture, connection: int) -> list[dict[str, Any]]:
@@ -69,19 +95,19 @@ def _causes(capture: Capture, connection: int) -> list[dict[str, Any]]:
         return []
     table = capture.export("explanation")
     table = table[(table["connection"] == connection) & (table["share"] >= _WORTH)]
-    return table.to_dict("records")  # type: ignore[no-any-return]
+    return table.to_dict("records")
 
 
 def _what_for(causes: list[dict[str, Any]]) -> str:
     first, *others = causes
-    text = f"{first['share']:.0%} of that time is {in_words(first)}"
+    text = f"Most of its time, {_share(first)}, goes here: {in_words(first)}"
     if others:
-        text += "; then " + "; ".join(f"{row['share']:.0%} {_short(row)}" for row in others[:_SENT_PHASES - 1])
+        text += "; then " + ", ".join(f"{short(row)} ({_share(row)})" for row in others[:_SENT_PHASES - 1])
     return text + "."
 
 
-def _short(row: dict[str, Any]) -> str:
-    return f"{row['cause'].replace('_', ' ')} in {row['phase']}"
+def _share(row: dict[str, Any]) -> str:
+    return f"{100 * row['share']:.0f} %"
 
 
 def _longest_phases(capture: Capture, connection: int) -> list[str]:
@@ -111,11 +137,15 @@ def _advice(causes: list[dict[str, Any]]) -> list[str]:
     if not causes:
         return []
     first = causes[0]
-    setting = next((row for row in causes if row["cause"] in ("nagle", "retransmission", "round_trip")), None)
-    if setting is None or setting is first:
-        return [f"What helps: {first['advice']}".rstrip(".") + "."]
-    return [f"What helps: {first['advice'].rstrip('.')}; and against {_short(setting)} ({setting['share']:.0%}): "
-            f"{setting['advice'].rstrip('.')}."]
+    setting = next((row for row in causes if row["cause"] in _SETTINGS), first)
+    if setting is first:
+        return [f"What helps: {_inside(first['advice'])}."]
+    return [f"What helps: {_inside(first['advice'])}; and against {short(setting)} ({_share(setting)}): "
+            f"{_inside(setting['advice'])}."]
+
+
+def _inside(advice: str) -> str:
+    return advice[0].lower() + advice[1:].rstrip(".")
 
 
 def _typical(ms: pd.Series) -> str:

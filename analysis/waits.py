@@ -10,7 +10,8 @@ A silence is the time between two segments with octets of one direction.  What m
 - Nagle's algorithm (RFC 896): the rest of a record that was begun, less than a full segment, follows at
   once the acknowledgement of everything in front of it (`NAGLE`);
 - the network's round trip: several segments were under way, and the one that ends it follows at once an
-  acknowledgement of some of them (`ROUND_TRIP`);
+  acknowledgement of some of them (`ROUND_TRIP`); or a receiver that took much longer for this acknowledgement
+  than the round trip (`LATE_ACK`);
 - the sender itself, which had nothing to send: everything was acknowledged and there was room, or what came
   in between did not end it (`IDLE`).
 
@@ -28,8 +29,8 @@ from dissector.headers import SYN
 from dissector.trace import KINDS, NEW, NOT_KNOWN
 from dissector.trace import RETRANSMISSION as SENT_AGAIN
 
-RETRANSMISSION, RECEIVE_WINDOW, NAGLE, ROUND_TRIP, IDLE = (
-    "retransmission", "receive_window", "nagle", "round_trip", "idle")
+RETRANSMISSION, RECEIVE_WINDOW, NAGLE, LATE_ACK, ROUND_TRIP, IDLE = (
+    "retransmission", "receive_window", "nagle", "late_ack", "round_trip", "idle")
 
 LEAST = 1_000_000
 """ns; shorter silences are not looked at: a busy machine makes them."""
@@ -38,6 +39,8 @@ REACTION = 1_000_000
 FULL = 1400
 """Octets of a segment that Nagle's algorithm does not hold back: MTU 1500 leaves 1440 to 1460.  A longer one
 was joined by offloading."""
+LATE = 1_000_000
+"""ns beyond twice the least round trip behind which an acknowledgement is late."""
 SEVERAL = 2 * FULL
 """Octets under way that a congestion window may stop; fewer it does not, but behind a time-out."""
 
@@ -87,7 +90,7 @@ def waits(segments: np.ndarray, side: int, starts: np.ndarray) -> list[Wait]:
     theirs = np.flatnonzero((segments["side"] != side) & (segments["acknowledges"] != NOT_KNOWN))
     if len(mine) < 2:
         return []
-    sender = _Sender(segments, mine, theirs, starts, (round_trip(segments, side) or 0) + REACTION, side)
+    sender = _Sender(segments, mine, theirs, starts, side)
     times = segments["time_ns"][mine]
     return [wait for i in np.flatnonzero(np.diff(times) >= LEAST).tolist() for wait in sender.silence(i)]
 
@@ -96,8 +99,10 @@ class _Sender:
     """One direction of a connection, and what the other side answers."""
 
     def __init__(self, segments: np.ndarray, mine: np.ndarray, theirs: np.ndarray, starts: np.ndarray,
-                 reaction: int, side: int) -> None:
-        self.reaction, self.side, self.starts = reaction, side, starts
+                 side: int) -> None:
+        self.side, self.starts = side, starts
+        self.reaction = (round_trip(segments, side) or 0) + REACTION
+        self.late = 2 * (round_trip(segments, 1 - side) or 0) + LATE
         own, answers = segments[mine], segments[theirs]
         self.frame, self.time, self.kind = own["frame"], own["time_ns"], own["kind"]
         self.offset, self.length = own["stream_offset"], own["length"].astype(np.int64)
@@ -139,7 +144,7 @@ class _Sender:
         elif self._is_rest(i, progress):
             yield self._wait(NAGLE, begin, end, i)
         elif under_way >= SEVERAL:
-            yield self._wait(ROUND_TRIP, begin, end, i)
+            yield self._wait(LATE_ACK if self._is_late(progress, i) else ROUND_TRIP, begin, end, i)
 
     def _wait(self, cause: str, begin: int, end: int, i: int) -> Wait:
         return Wait(cause, begin, end, int(self.frame[i]), int(self.frame[i + 1]), self.side,
@@ -160,6 +165,11 @@ class _Sender:
             if a == 0 or self.covers[a] > self.covers[a - 1]:
                 return a
         return None
+
+    def _is_late(self, progress: int, i: int) -> bool:
+        """Whether an answer came long after the last octet that it acknowledges."""
+        sent = min(int(self.high.searchsorted(self.covers[progress])), i)
+        return int(self.answer_time[progress]) - int(self.time[sent]) > self.late
 
     def _is_rest(self, i: int, progress: int) -> bool:
         """Whether the silence lay inside a record, was ended by the acknowledgement of everything in front

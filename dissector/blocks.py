@@ -15,14 +15,15 @@ from dissector.source import Source
 @dataclass(slots=True)
 class File:
     """One file of a capture: `first` is the running number of its first frame, `packets` their
-    number; `places` lists (running number, octet, container state) from which it can be read on."""
+    number, `drops` how many the capturing program lost (None: it does not say); `places` lists
+    (running number, octet, container state) from which it can be read on."""
 
     name: str
     first: int
     seekable: bool
     kind: str = ""
     packets: int = 0
-    drops: int = 0
+    drops: int | None = None
     places: list[tuple[int, int, Container]] = field(default_factory=list)
 
     @property

@@ -256,13 +256,13 @@ class Container:
         self._described = 0
         """Rows of the table that are filled."""
         self._dropped: dict[tuple[int, int], int] = {}
-        self._dropped_before = 0
+        self._dropped_before: int | None = None
         """In earlier sections."""
 
     @property
-    def drops(self) -> int:
-        """Packets that the capturing program says it lost."""
-        return self._dropped_before + sum(self._dropped.values())
+    def drops(self) -> int | None:
+        """Packets that the capturing program says it lost; None: it does not say."""
+        return (self._dropped_before or 0) + sum(self._dropped.values()) if self._dropped else self._dropped_before
 
     def snapshot(self) -> Container:
         """A copy that can read on from the same place in the same file."""

@@ -712,6 +712,15 @@ REMUS_BOUNDARIES = (
 
 REMUS_PHASES = tuple(boundary.phase for boundary in REMUS_BOUNDARIES)
 
+PLAIN_BOUNDARIES = (
+    _TRANSFER[0],
+    Boundary("cpu", FORWARD, "delivered", "first", LIBXC_END, None, "CPU state passes"),
+    Boundary("device", FORWARD, "delivered", "first", LIBXL_END, None, "the emulator's state passes"),
+    Boundary("load", BACK, "delivered", "first", READY_TEXT, None, "the secondary loads the state"),
+    Boundary("resume", BACK, "delivered", "first", REPORT, None, "the guest goes on at the secondary"),
+)
+"""The phases of a live migration.  The first starts at the first octet of the stream; the last two only xl tells."""
+
 # --- the control connection of colo-proxy -------------------------------------------------------
 
 TOOLSTACK_END, PROXY_END = "toolstack", "proxy"

@@ -93,12 +93,14 @@ def test_a_planted_stall_is_found(tmp_path: Path, plant: tuple[p.Structure, str 
     assert abs(seen.value - found["duration"].value) <= MS + own
 
 
-def test_the_congestion_window_waits_for_round_trips(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("to_secondary", "cause"), [(5_900_000, "round_trip"), (100_000, "late_ack")])
+def test_bursts_that_wait_for_acknowledgements(tmp_path: Path, to_secondary: int, cause: str) -> None:
+    """The congestion window waits for round trips, or for a receiver that takes longer than they do."""
     number = number_of(p.PAGE_DATA, 3)
     bursts = -(-len(messages()[number].octets) // 1448) // planted.BURST
-    capture = read(tmp_path, {number: Stall(planted.BURSTS, 12 * MS)})
+    capture = read(tmp_path, {number: Stall(planted.BURSTS, 12 * MS)}, to_secondary=to_secondary)
     (found,) = capture.causes.to_dict("records")
-    assert (found["checkpoint"], found["phase"], found["cause"]) == (3, "memory", "round_trip")
+    assert (found["checkpoint"], found["phase"], found["cause"]) == (3, "memory", cause)
     assert abs(found["duration"].value - bursts * 12 * MS) <= MS
 
 

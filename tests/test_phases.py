@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 import analysis
-from dissector.protocol import FORWARD, PHASES, REMUS_PHASES
+from dissector.protocol import FORWARD, PAGE_DATA, PHASES, REMUS_PHASES
 from tests.helpers import PCAPS
 from tests.synthesiser import files, stream
 from tests.synthesiser.stream import MS, Guest, Message
@@ -145,15 +145,39 @@ def test_epochs_of_remus_add_up_to_the_next_one() -> None:
 
 
 def test_an_epoch_whose_start_was_not_seen_has_no_memory_phase(tmp_path: Path) -> None:
-    wire = Wire(stream.remus(4, GUEST))
-    late = wire.keep(wire.rows[len(wire.rows) // 2:])
-    phases = of(tmp_path, late).export("phases")
-    assert phases["duration_ns"].isna().iloc[0]
-    assert phases["duration_ns"].notna().iloc[4:-1].all()
+    """Its second PAGE_DATA is the first record that is read, at a late start and behind a hole."""
+    wire = Wire(stream.remus(5, replace(GUEST, batch=1)))
+    pages = [i for i, m in enumerate(wire.messages) if m.structure is PAGE_DATA and m.delay == 20 * MS]
+    places = [sum(len(m.octets) for m in wire.messages[:i] if m.direction == FORWARD) for i in pages]
+    primary = wire.rows["side"] == 0
+    late = of(tmp_path, wire.keep(wire.rows[primary & (wire.rows["offset"] >= places[3])]))
+    phases = late.export("phases")
+    assert late.export("records")["name"].iloc[0] == PAGE_DATA.name
+    assert phases["duration_ns"].isna().tolist() == [True, False, False, False] + [False] * 7 + [True]
+
+    hole = primary & (wire.rows["offset"] >= places[4]) & (wire.rows["offset"] < places[5])
+    holed = of_each(of(tmp_path, wire.keep(wire.rows[~hole])))
+    assert {number: rows.index[rows["duration_ns"].isna()].tolist() for number, rows in holed.items()} == {
+        0: [], 1: [], 2: ["idle"], 3: ["memory"], 4: ["idle"]}
 
 
-def test_plain_migrations_have_none(tmp_path: Path) -> None:
-    assert of(tmp_path, Wire(stream.plain(GUEST))).phases.empty
+def test_phases_of_a_migration_add_up_to_it(tmp_path: Path) -> None:
+    """From the primary's first octet on: the receiver's banner stands in front of it."""
+    capture = of(tmp_path, Wire(stream.plain(GUEST)))
+    phases = capture.export("phases")
+    assert phases["phase"].tolist() == ["memory", "cpu", "device", "load", "resume"]
+    records = capture.export("records")
+    begin = records.loc[records["direction"] == "forward", "first_seen_ns"].min()
+    assert phases["duration_ns"].sum() == capture.export("checkpoints")["end_ns"].iloc[0] - begin
+
+
+def test_without_xl_nobody_tells_when_a_guest_was_loaded(tmp_path: Path) -> None:
+    phases = of(tmp_path, Wire(stream.plain(replace(GUEST, xl=False)))).phases
+    assert phases["duration"].notna().tolist() == [True, True, True, False, False]
+
+
+def test_a_capture_without_phases(tmp_path: Path) -> None:
+    of(tmp_path, Wire(list(stream.plain(GUEST))[:5]))
     done = run("phases", str(tmp_path / "x.pcap"))
     assert (done.returncode, len(done.stdout.splitlines())) == (0, 1)
     assert b"no phases" in done.stderr

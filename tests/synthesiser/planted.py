@@ -45,7 +45,7 @@ def planted(messages: Iterable[Message], stalls: Mapping[int, Stall] | None = No
     path.handshake()
     for number, message in enumerate(base.messages):
         side = 0 if message.direction == FORWARD else 1
-        path.time += message.delay
+        path.time += message.delay + path.turn(side)
         stall = (stalls or {}).get(number)
         sizes = [min(mss, len(message.octets) - at) for at in range(0, len(message.octets), mss)]
         if stall is None:
@@ -60,6 +60,7 @@ class _Path:
         self.rows: list[tuple[int, int, int, int, int, int, int]] = []
         self.time = EPOCH
         self.sent = [0, 0]
+        self._last = 0
         self._trips = (2 * to_secondary, 2 * to_primary)
         """Of each side's octets: from the capture point to the other end and back."""
 
@@ -67,6 +68,11 @@ class _Path:
         for side, flags, ack in ((0, SYN, -1), (1, SYN | ACK, 0), (0, ACK, 0)):
             self.rows.append((self.time, side, 0 if flags == ACK else -1, 0, ack, flags, WINDOW))
             self.time += self._trips[side]
+
+    def turn(self, side: int) -> int:
+        """ns that an answer takes: what the other end said last must reach this one first."""
+        turned, self._last = self._last != side, side
+        return self._trips[1 - side] if turned else 0
 
     def burst(self, side: int, sizes: list[int], acked: bool = True) -> None:
         """Segments one behind the other; the clock goes on behind the last, not behind its ACK."""
