@@ -114,10 +114,15 @@ def syncs(files: tuple[str, ...], **options: Any) -> None:
 @main.command()
 @click.option("--at", type=click.Choice(("primary", "secondary")), help="As it is at this end, between bounds: the "
               "capture point is somewhere on the way.")
+@click.option("--pair", is_flag=True, help="The two FILEs are captures of one run, made at both ends: split the "
+              "latencies between both ends and the network.")
 @_common
-def latency(files: tuple[str, ...], at: str | None, **options: Any) -> None:
+def latency(files: tuple[str, ...], at: str | None, pair: bool, **options: Any) -> None:
     """Show the latency between each pair of sync-points."""
     with _ends():
+        if pair:
+            _pair(files, at, options)
+            return
         reading = _observe(files, segments=at is not None)
         kind, output = _kind(options), options["output"]
         if at:
@@ -137,6 +142,23 @@ def latency(files: tuple[str, ...], at: str | None, **options: Any) -> None:
 
             write(columns_of(latency_rows(pair_rows(reading.points)), COLUMNS), "latency", kind, output)
         _say_if_none(reading)
+
+
+def _pair(files: tuple[str, ...], at: str | None, options: dict[str, Any]) -> None:
+    from analysis.capture import Capture
+    from analysis.two_ends import PairError, TwoEnds
+
+    if len(files) != 2:
+        raise PairError(f"--pair takes two captures of one run, one of each end; {len(files)} given")
+    if at or any(options[name] for name in ("since", "until", "connection")):
+        raise PairError("--pair does not go with --at, --from, --to and --connection")
+    ends = TwoEnds(*(Capture(_observe((file,), segments=True)) for file in files))
+    _write_frame(ends.latency(), "latency", _kind(options), options["output"])
+    for clock in ends.clocks.itertuples():
+        _say(f"connection {clock.connection}: the secondary's clock is ahead by {clock.offset_ms:z.3f} ms "
+             f"({clock.offset_min_ms:.3f} to {clock.offset_max_ms:.3f}) and gains {clock.drift_ppm:z.2f} ppm "
+             f"({clock.drift_min_ppm:.2f} to {clock.drift_max_ppm:.2f}), by {clock.packets} packets"
+             + (f"; it does not run evenly: {clock.uneven_ms:.3f} ms" if clock.uneven_ms else ""))
 
 
 @main.command()
