@@ -73,6 +73,7 @@ def test_everything_that_explains(tmp_path: Path, kind: str, odd: str) -> None:
         capture.export(table)
     for connection in capture.engine.ours():
         assert 1 <= len(verdict(capture, connection.number)) <= 3
-    assert page(capture).startswith("<!")
+    if kind == "colo":
+        assert page(capture).startswith("<!")
     assert trace(capture).startswith("{")
     assert "<" in capture._repr_html_()

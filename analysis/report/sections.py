@@ -25,8 +25,9 @@ def phases(capture: Capture, number: int) -> pd.DataFrame:
     """One row for each phase of a connection, without checkpoint 0 if there are others: count, its share of all,
     statistics in ms."""
     found = usual(measured_phases(capture, number))
+    whole = found["ms"].sum()
     rows: list[dict[str, Any]] = [
-        {"phase": str(phase), "count": len(mine), "share": f"{mine['ms'].sum() / found['ms'].sum():.0%}",
+        {"phase": str(phase), "count": len(mine), "share": f"{mine['ms'].sum() / whole:.0%}" if whole > 0 else None,
          **summary(mine["duration"].to_numpy("int64"))}
         for phase, mine in found.groupby("phase", observed=True)]
     return frame_of(rows, {"phase": "object", "count": "int64", "share": "object",
