@@ -228,7 +228,7 @@ class Capture(Reading):
         return rows, phases(measured), list(backwards(measured))
 
     def _measure(self) -> Iterator[Measured]:
-        return measure(self.engine, self.rows, self._syncs)
+        return measure(self.engine.ours(), self.rows, self._syncs)
 
     def _per_file(self, frame: pd.DataFrame, reading: Reading | None = None) -> pd.DataFrame:
         """Frame numbers as each file counts them; with several files a column that names it."""

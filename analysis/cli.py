@@ -158,7 +158,25 @@ def phases(files: tuple[str, ...], **options: Any) -> None:
         capture = _read(files)
         _write(capture, "phases", options)
         if capture.export("phases").empty:
-            _say("no phases: only checkpoints of COLO and epochs of Remus have them")
+            _say("no phases: no checkpoint, epoch or live migration is in the capture")
+
+
+@main.command()
+@click.option("--each", is_flag=True, help="Every case, instead of their sum over all checkpoints.")
+@_CONNECTION
+@_OUTPUT
+@_FORMAT
+@_FILES
+def causes(files: tuple[str, ...], each: bool, connection: str | None, **options: Any) -> None:
+    """Show what made checkpoints take so long, what costs most in front, with the frames that prove it."""
+    with _ends():
+        capture = _read(files, segments=True)
+        name = "causes" if each else "explanation"
+        frame = capture.export(name)
+        frame = frame[frame["connection"].isin(_ours(capture, connection))]
+        _write_frame(frame, name, _kind(options), options["output"])
+        if frame.empty:
+            _say("no causes: nothing took so long that the packets prove why")
 
 
 @main.command()

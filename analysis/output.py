@@ -116,13 +116,14 @@ def _csv(columns: Columns, command: str) -> str:
     return file.getvalue()
 
 
-def _rows(columns: Columns) -> list[dict[str, Any]]:
+def rows_of(columns: Columns) -> list[dict[str, Any]]:
+    """The rows of a table, as JSON has them."""
     return [dict(zip(columns, row, strict=True)) for row in zip(*_plain(columns).values(), strict=True)]
 
 
 def _json(columns: Columns, command: str) -> str:
-    return json.dumps({"schema": SCHEMA, "command": command, "rows": _rows(columns)}, indent=1) + "\n"
+    return json.dumps({"schema": SCHEMA, "command": command, "rows": rows_of(columns)}, indent=1) + "\n"
 
 
 def _jsonl(columns: Columns, command: str) -> str:
-    return "".join(json.dumps(row) + "\n" for row in _rows(columns))
+    return "".join(json.dumps(row) + "\n" for row in rows_of(columns))

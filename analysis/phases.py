@@ -15,7 +15,6 @@ from analysis.pairs import OPENS
 from analysis.spans import NUMBER_OF, Span, are, spans
 from analysis.tables import frame_of
 from dissector.connection import COLO, PLAIN, REMUS, Connection
-from dissector.engine import Engine
 from dissector.findings import Finding
 from dissector.protocol import (
     CHECKPOINT,
@@ -84,10 +83,11 @@ class Measured:
     phases: list[Phase]
 
 
-def measure(engine: Engine, rows: np.ndarray, syncs: pd.DataFrame) -> Iterator[Measured]:
-    """The spans of the connections that carry one of our streams, in order."""
+def measure(connections: Iterable[Connection], rows: np.ndarray, syncs: pd.DataFrame,
+            before: int = 0) -> Iterator[Measured]:
+    """The spans of these connections, in order; `before` as in `analysis.spans.numbers`."""
     usable = syncs[~syncs["status"].isin([WRONG_SENDER, UNCONFIRMED])]
-    for connection in engine.ours():
+    for connection in connections:
         points: dict[int | None, dict[str, dict[str, Any]]] = {}
         violated: set[int | None] = set()
         for point in usable[usable["connection"] == connection.number].to_dict("records"):
@@ -97,7 +97,7 @@ def measure(engine: Engine, rows: np.ndarray, syncs: pd.DataFrame) -> Iterator[M
             if point["status"] not in (OK, UNKNOWN_ORDER):
                 violated.add(number)
         found = [Measured(connection, span, points.get(span.number, {}), span.number in violated, [])
-                 for span in spans(connection, rows[rows["connection"] == connection.number])]
+                 for span in spans(connection, rows[rows["connection"] == connection.number], before)]
         boundaries = BOUNDARIES.get(connection.kind, ())
         for measured, following in itertools.zip_longest(found, found[1:]):
             measured.phases = list(_phases(measured, _opening(following) if following else None, boundaries))

@@ -8,7 +8,7 @@ timestamps for notebooks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from analysis.rows import NONE, STATUSES
 from dissector.connection import OURS, Connection
 from dissector.engine import Engine
 from dissector.findings import ERROR, NOTE, RULES, WARNING, Finding
-from dissector.protocol import BACK, DIRECTIONS, FORWARD, LAYERS, SENDER, STRUCTURES, XEN_COLO
+from dissector.protocol import DIRECTIONS, LAYERS, SENDER, STRUCTURES, XEN_COLO
 from dissector.syncpoints import (
     INSIDE_CHECKPOINT,
     OK,
@@ -153,23 +153,24 @@ def connections(engine: Engine, records: pd.DataFrame, checkpoints: pd.DataFrame
                 every: bool = False) -> pd.DataFrame:
     """One row for each TCP connection that carries one of our streams; with `every`, for all of
     them, and `kind` says what the others seem to be."""
-    count = records["connection"].value_counts()
-    epochs = checkpoints["connection"].value_counts()
+    count = records["connection"].value_counts().to_dict()
+    epochs = checkpoints["connection"].value_counts().to_dict()
     rows: list[dict[str, Any]] = []
     for number in sorted({*engine.connections, *range(engine.streams.count if every else 0)}):
         connection = engine.connections.get(number)
         ours = connection is not None and connection.role == OURS
         if not ours and not every:
             continue
-        rows.append(_connection(engine, number, connection if ours else None, count, epochs))
+        rows.append(connection_row(engine, number, connection if ours else None, count, epochs))
     text = dict.fromkeys(("primary", "secondary", "kind", "xen_version", "guest_type"), "object")
     numbers = dict.fromkeys(("records", "checkpoints", "forward_octets", "back_octets", "holes"),
                             "Int64")
     return frame_of(rows, {"connection": "int64", **text, "start_seen": "boolean", **numbers})
 
 
-def _connection(engine: Engine, number: int, ours: Connection | None, count: pd.Series,
-                epochs: pd.Series) -> dict[str, Any]:
+def connection_row(engine: Engine, number: int, ours: Connection | None, count: Mapping[int, int],
+                   epochs: Mapping[int, int]) -> dict[str, Any]:
+    """A row of `connections`; `count` and `epochs`: records and checkpoints, by connection."""
     streams = engine.streams
     if ours is None:
         return {"connection": number, "primary": streams.endpoint(number, 0),
@@ -182,8 +183,8 @@ def _connection(engine: Engine, number: int, ours: Connection | None, count: pd.
             "xen_version": ours.xen_version or None, "guest_type": ours.guest_type or None,
             "start_seen": ours.start_seen, "records": int(count.get(number, 0)),
             "checkpoints": int(epochs.get(number, 0)),
-            "forward_octets": ours.passed(FORWARD), "back_octets": ours.passed(BACK),
-            "holes": len(ours.holes)}
+            **{f"{direction}_octets": octets for direction, octets in engine.passed(ours).items()},
+            "holes": ours.hole_count}
 
 
 def findings(found: list[Finding]) -> pd.DataFrame:

@@ -28,6 +28,9 @@ _COLUMNS = {
                     "pages", "dirty_pfns", "forward_octets"],
     "phases": ["connection", "checkpoint", "phase", "begin_ns", "duration_ns", "forward_octets", "back_octets",
                "octets_per_second", "begin_frame", "end_frame", "merged"],
+    "explanation": ["connection", "cause", "phase", "checkpoints", "of", "total_ms", "share", "median_ms", "frame",
+                    "to_frame", "text"],
+    "causes": ["connection", "checkpoint", "phase", "cause", "duration_ns", "frame", "to_frame", "text"],
     "iterations": ["connection", "iteration", "begin_ns", "duration_ns", "records", "pages", "pfns", "resent",
                    "octets", "octets_per_second", "dirty_pages_per_second", "last"],
 }

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from dissector.ahead import Ahead, is_worthwhile
+from dissector.arriving import Arriving
 from dissector.packets import Container, Packets, Reader, Slot
 from dissector.source import Source
 
@@ -60,5 +62,21 @@ def read_blocks(names: Iterable[str | os.PathLike[str] | Source], on_progress: C
             reader = Reader(source, first, slots=slots)
             for packets in reader:
                 first = packets.first + len(packets)
+                yield packets
+            yield reader.container
+
+
+def arriving_blocks(arrivals: Iterable[tuple[str, Arriving]]) -> Generator[Block, None, None]:
+    """The same of octets that are still being written, each under a name: as soon as they have come.  Packets of
+    length 0 say that for a moment nothing has."""
+    first, slot = 1, Slot()
+    for name, arriving in arrivals:
+        yield File(name, first, seekable=False)
+        while not arriving.has_come():
+            yield slot.packets(0)
+        with Source(name, raw=arriving) as source:
+            reader = Reader(source, first, slots=itertools.repeat(slot))
+            for packets in reader:
+                first += len(packets)
                 yield packets
             yield reader.container

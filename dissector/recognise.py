@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from dissector.opening import proxy_message
+import re
+
+from dissector.opening import PROXY_OPENINGS
 
 SSH, TLS, QEMU, QEMU_COLO, COLO_PROXY = ("SSH", "TLS", "QEMU migration (KVM)",
                                          "QEMU's COLO (KVM)", "colo-proxy control")
@@ -24,15 +26,17 @@ KINDS = (NO_DATA, UNKNOWN, *dict.fromkeys((*ENCRYPTED, QEMU, QEMU_COLO, COLO_PRO
 """Everything that `seems` may say."""
 
 
+_KIND_OF = {_QEMU_MAGIC: QEMU, **dict.fromkeys(PROXY_OPENINGS, COLO_PROXY), **dict(_PREFIXES)}
+_MAGIC = re.compile(b"|".join(map(re.escape, _KIND_OF)))
+
+
 def seems(prefixes: tuple[bytes, bytes]) -> str:
     """What the first octets of both directions look like."""
-    for prefix, other in (prefixes, prefixes[::-1]):
-        if prefix.startswith(_QEMU_MAGIC):
-            return QEMU_COLO if other[:4] == _QEMU_COLO_FIRST[:4] else QEMU
-        if proxy_message(prefix):
-            return COLO_PROXY
-    for prefix in prefixes:
-        for magic, name in _PREFIXES:
-            if prefix.startswith(magic):
-                return name
-    return UNKNOWN if any(prefixes) else NO_DATA
+    # One expression for all of them: a capture may have a million short connections.
+    one, other = ((found := _MAGIC.match(prefix)) and _KIND_OF[found.group()] for prefix in prefixes)
+    if one == QEMU or other == QEMU:
+        answer = prefixes[1 if one == QEMU else 0]
+        return QEMU_COLO if answer[:4] == _QEMU_COLO_FIRST[:4] else QEMU
+    if one == COLO_PROXY or other == COLO_PROXY:
+        return COLO_PROXY
+    return one or other or (UNKNOWN if any(prefixes) else NO_DATA)
