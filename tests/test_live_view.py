@@ -155,6 +155,15 @@ def test_nothing_yet() -> None:
     assert "no alerts, no findings" in text
 
 
+def test_no_checkpoint_yet() -> None:
+    text = "\n".join(drawn(replace(FULL, connections=(replace(
+        connection(), kind="", state=state.LIVE_MIGRATION, phase="", checkpoint=None, checkpoints=(), pairs=(),
+        pages_per_checkpoint=None),))))
+    assert "10.0.0.2:7002  live migration for 45 ms" in text
+    assert "no checkpoint yet" in text
+    assert "p50" not in text
+
+
 def test_foreign_words_do_no_harm() -> None:
     """Neither markup nor control characters."""
     odd = replace(FULL, findings=(FindingState("hole", "warning", 0, "[red]x[/] \x1b[2J"),), alerts=())
@@ -231,6 +240,10 @@ class TestChart:
         assert lines[3][-4] == "?"
         assert lines[4][-5] == "!"
         assert [line[-4] for line in lines[:3]] == [" "] * 3
+
+    def test_the_initial_transfer_is_no_checkpoint(self) -> None:
+        first = CheckpointState(0, None, {"memory": 8332.5}, 8252, 1, True, False)
+        assert chart((first, *checkpoints(6)), 40, 8) == chart(checkpoints(6), 40, 8)
 
     @pytest.mark.parametrize("size", [(0, 0), (9, 10), (80, 2), (10, 3)], ids=str)
     def test_no_room(self, size: tuple[int, int]) -> None:

@@ -31,11 +31,12 @@ def chart(checkpoints: Sequence[CheckpointState], width: int, height: int) -> Te
     """A picture of so many characters: one column for each of the last checkpoints, the latest at the right.
 
     The two lowest lines are the axis, with `TOUCHED`, and the numbers of the first and the last; the scale is in ms.
+    The initial transfer is none.
     """
     rows, columns = height - 2, width - _AXIS
     if rows < 1 or columns < 1:
         return Text()
-    shown = checkpoints[-columns:]
+    shown = [c for c in checkpoints if c.number != 0 or c.total_ms is not None][-columns:]
     top = _ceiling(max((c.total_ms for c in shown if c.total_ms is not None), default=0))
     stacks = [_stack(checkpoint, rows, top) for checkpoint in shown]
     picture = Text()

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.escape import printable
+from analysis.latency import ORDER
 from analysis.live.chart import chart, legend
 from analysis.live.state import (
     CHECKPOINT,
@@ -80,10 +81,10 @@ class View(App[None]):
         self._chosen: int | None = None
         """Number of the connection that is shown; None: the newest that has not ended."""
         self.state = latest()
+        self._parts = {name: Static(id=name) for name in ("head", "list", "chosen", "chart", "pairs", "said")}
 
     def compose(self) -> ComposeResult:
-        for name in ("head", "list", "chosen", "chart", "pairs", "said"):
-            yield Static(id=name)
+        yield from self._parts.values()
         yield Footer()
 
     def on_mount(self) -> None:
@@ -110,19 +111,17 @@ class View(App[None]):
         """Take the latest snapshot and draw it."""
         self.state = state = self._latest()
         shown = self.shown
-        self._put("head", _head(state))
-        self._put("list", _listed(state, shown))
-        self._put("said", _said(state))
+        parts = self._parts
+        parts["head"].update(_head(state))
+        parts["list"].update(_listed(state, shown))
+        parts["said"].update(_said(state))
         if shown:
-            picture = self.query_one("#chart", Static)
-            self._put("chosen", _figures(shown).append("\n").append(legend(shown.checkpoints)))
-            self._put("chart", chart(shown.checkpoints, picture.content_size.width, picture.content_size.height))
-            self._put("pairs", _pairs(shown))
+            parts["chosen"].update(_figures(shown).append("\n").append(legend(shown.checkpoints)))
+            parts["chart"].update(chart(shown.checkpoints, *parts["chart"].content_size)
+                                  if shown.checkpoints else Text("no checkpoint yet", "dim"))
+            parts["pairs"].update(_pairs(shown) if shown.pairs else Text())
         if state.ended:
             self.exit()
-
-    def _put(self, name: str, content: Text | Table) -> None:
-        self.query_one(f"#{name}", Static).update(content)
 
 
 def summary(state: SessionState, width: int = 100) -> str:
@@ -177,7 +176,7 @@ def _listed(state: SessionState, shown: ConnectionState | None) -> Text:
 
 
 def _ends(connection: ConnectionState) -> str:
-    return f"{connection.number}  {connection.primary} → {connection.secondary}  {connection.kind}"
+    return f"{connection.number}  {connection.primary} → {connection.secondary}  {connection.kind}".rstrip()
 
 
 def _figures(connection: ConnectionState) -> Text:
@@ -196,7 +195,7 @@ def _pairs(connection: ConnectionState, is_total: bool = False) -> Table:
     for heading in ("count", "p50", "p95", "p99", "max") if is_total else (
             "now p50", "p95", "p99", "all p50", "p95", "p99", "max", "count"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for pair in connection.pairs:
+    for pair in sorted(connection.pairs, key=lambda pair: ORDER[pair.phase, pair.name, pair.to]):
         all_of = [f"{pair.total.count}", *_percentiles(pair.total), _ms(pair.total.max_ms)]
         if is_total:
             table.add_row(label(pair.name, pair.to, pair.phase), *all_of)
