@@ -207,3 +207,8 @@ def test_panels_do_not_overlap() -> None:
 @pytest.mark.skipif(not shutil.which("promtool"), reason="needs promtool")
 def test_promtool_accepts_the_rules() -> None:
     subprocess.run(["promtool", "check", "rules", str(RULES)], check=True)
+
+
+def test_the_readme_lists_them_all() -> None:
+    listed = set(re.findall(r"`(coloscope_\w+)`", (PCAPS.parent / "README.md").read_text()))
+    assert listed == {re.sub("_(count|sum|bucket)$", "", name) for name in exported()}
