@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from analysis.live import events
+from analysis.live.events import Event
 from analysis.live.state import STATES, SessionState
 from analysis.pairs import FIRST_BOOT
 from dissector.errors import CannotDo
@@ -35,8 +38,8 @@ _PHASES = tuple(dict.fromkeys((*PHASES, *REMUS_PHASES)))
 class Metrics:
     """What a session has said, as metrics in a `registry` of its own.
 
-    `take` every event, `show` the snapshot now and then; both from one thread, while others scrape.  What belongs
-    to a connection that is no longer in the snapshot is forgotten."""
+    `take` every event, `show` the snapshot now and then, from any thread.  What belongs to a connection that is no
+    longer in the snapshot is forgotten."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -55,31 +58,29 @@ class Metrics:
         self.alerts = self._counter("coloscope_alerts", "Alerts that went off.", "rule")
         self._moment = _Moment()
         self.registry.register(self._moment)
+        self._lock = threading.Lock()
         self._used: defaultdict[str, set[tuple[Counter | Histogram, tuple[str, ...]]]] = defaultdict(set)
 
-    def take(self, event: dict[str, Any]) -> None:
+    def take(self, event: Event) -> None:
         """Count an event of the session (`analysis.live.events`)."""
-        match event["event"]:
-            case "pair":
-                self._take_pair(event)
-            case "checkpoint":
-                self._of(self.checkpoints, event, str(bool(event["complete"])).lower()).inc()
-                merged = (event["merged"] or "").split()
-                for name in _PHASES:
-                    duration = event.get(f"{name}_ms")
-                    if duration is not None and duration >= 0 and name not in merged:
-                        self._of(self.phase, event, name).observe(duration / 1e3)
-            case "finding":
-                self.findings.labels(event["rule"], event["severity"]).inc()
-            case "alert":
-                self.alerts.labels(event["rule"]).inc()
+        with self._lock:
+            match event["event"]:
+                case events.PAIR:
+                    self._take_pair(event)
+                case events.CHECKPOINT:
+                    self._take_checkpoint(event)
+                case events.FINDING:
+                    self.findings.labels(event["rule"], event["severity"]).inc()
+                case events.ALERT:
+                    self.alerts.labels(event["rule"]).inc()
 
     def show(self, state: SessionState) -> None:
         """Let gauges and totals be those of a snapshot."""
         self._moment.state = state
-        for connection in self._used.keys() - {str(c.number) for c in state.connections}:
-            for metric, labels in self._used.pop(connection):
-                metric.remove(*labels)
+        with self._lock:
+            for connection in self._used.keys() - {str(c.number) for c in state.connections}:
+                for metric, labels in self._used.pop(connection):
+                    metric.remove(*labels)
 
     @contextmanager
     def served(self, address: str) -> Iterator[str]:
@@ -102,7 +103,7 @@ class Metrics:
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self.registry)
 
-    def _take_pair(self, event: dict[str, Any]) -> None:
+    def _take_pair(self, event: Event) -> None:
         name = f"{event['from']}->{event['to']}" + " (first boot)" * (event["phase"] == FIRST_BOOT)
         latency, reason = event["latency_ns"], event["reason"]
         if not reason and latency < 0:
@@ -112,7 +113,15 @@ class Metrics:
         else:
             self._of(self.latency, event, name).observe(latency / 1e9)
 
-    def _of(self, metric: Any, event: dict[str, Any], *labels: str) -> Any:
+    def _take_checkpoint(self, event: Event) -> None:
+        self._of(self.checkpoints, event, str(bool(event["complete"])).lower()).inc()
+        merged = (event["merged"] or "").split()
+        for name in _PHASES:
+            duration = event.get(f"{name}_ms")
+            if duration is not None and duration >= 0 and name not in merged:
+                self._of(self.phase, event, name).observe(duration / 1e3)
+
+    def _of(self, metric: Any, event: Event, *labels: str) -> Any:
         """A metric's child for the connection of an event."""
         connection = str(event["connection"])
         self._used[connection].add((metric, (connection, *labels)))
