@@ -15,7 +15,8 @@ import pandas as pd
 from analysis import proxy, tables
 from analysis.live import events as ev
 from analysis.live import state as snapshot
-from analysis.live.alerts import FAILOVER, PAIR, PHASE, Rule
+from analysis.live.alerts import FAILOVER, PAIR, PHASE, SILENCE, Rule
+from analysis.live.capture import Link
 from analysis.live.clock import Clock
 from analysis.live.events import Event, events
 from analysis.live.watch import Watch
@@ -47,14 +48,16 @@ class Session:
     """Feed it blocks (`dissector.blocks`), `tick` it about ten times a second, `finish` it; or let `run` do all
     that.  Calls may come from several threads.
 
-    `on_event` gets every event (`analysis.live.events`) as soon as it is known; `window_s` is the sliding window
-    of percentiles in the snapshot.
+    `on_event` gets every event (`analysis.live.events`) as soon as it is known, `on_state` a snapshot behind each
+    tick; `window_s` is the sliding window of percentiles.
     """
 
     def __init__(self, on_event: Callable[[Event], None], window_s: float = 60, *, rules: Sequence[Rule] = (),
-                 source: str = "", clock: Clock | None = None) -> None:
+                 source: str = "", clock: Clock | None = None,
+                 on_state: Callable[[snapshot.SessionState], None] | None = None) -> None:
         self.engine = Engine()
         self.alerts = 0
+        self._on_state = on_state
         self._on_event, self._window, self._rules = on_event, round(window_s * SECOND), tuple(rules)
         self._source, self._clock = source, clock or Clock()
         self._lock = threading.RLock()
@@ -83,11 +86,11 @@ class Session:
 
     # --- what drives it -----------------------------------------------------------------------------
 
-    def run(self, blocks: Iterable[Block]) -> None:
+    def run(self, link: Link) -> None:
         """Everything from the first block to the last.  Raises what reading them raises, when all that was known
         has been told."""
         try:
-            for block in blocks:
+            for block in link:
                 self.feed(block)
                 if (now := time.monotonic_ns()) >= self._next_tick:
                     self._next_tick = now + TICK
@@ -95,7 +98,7 @@ class Session:
         except BaseException as error:
             self.finish(str(error) or type(error).__name__)
             raise
-        self.finish("the capture has ended")
+        self.finish(link.reason)
 
     def feed(self, block: Block) -> None:
         """What has come."""
@@ -119,6 +122,8 @@ class Session:
                     self._next_statistics = now + SECOND
                     self._statistics(now)
             self._tell()
+            if self._on_state:
+                self._on_state(self.state())
 
     def finish(self, reason: str) -> None:
         """Nothing more comes: tell everything that is known, and that this is the end."""
@@ -137,6 +142,8 @@ class Session:
                        "drops": self.drops, "holes": self._holes, "connections": self._found,
                        **{f"{name}s": count for name, count in self._counts.items()}})
             self._tell(final=True)
+            if self._on_state:
+                self._on_state(self.state())
 
     @property
     def drops(self) -> int | None:
@@ -178,6 +185,8 @@ class Session:
             self._alert_of_pairs(pairs)
         for number in self._watches if final else records:
             self._close(self._watches[number], final)
+        for watch in self._watches.values():
+            self._alert_of_failover(watch)
         self._say_findings(self.engine.findings)
         self.engine.findings.clear()
 
@@ -293,13 +302,17 @@ class Session:
                     checkpoint, name, began = watch.phase()
                     if name == rule.phase and began:
                         since, once, text = began, checkpoint or 0, f"phase {name} for"
-                elif rule.kind == FAILOVER and watch.failed_over:
-                    self._alert(rule, number, None, 1, None, False, "one end has ended the stream: failover")
-                elif rule.kind not in (PAIR, PHASE, FAILOVER) and not watch.failed_over:
+                elif rule.kind == SILENCE and not watch.failed_over:
                     since = once = self.engine.streams.last_ns(number)
                     text = "silent for"
                 if since and now - since > rule.limit:
                     self._alert(rule, number, checkpoint, once, now - since, True, text)
+
+    def _alert_of_failover(self, watch: Watch) -> None:
+        for rule in self._rules:
+            if rule.kind == FAILOVER and watch.failed_over:
+                self._alert(rule, watch.connection.number, None, 1, None, False,
+                            "one end has ended the stream: failover")
 
     def _alert(self, rule: Rule, number: int, checkpoint: int | None, once: int, value: int | None, running: bool,
                text: str) -> None:
