@@ -216,7 +216,11 @@ def test_summary() -> None:
     text = summary(replace(FULL, ended="interrupted"))
     assert re.search(r"NEW → SVM_RESUMED +110 +474 +711 +948 +1423", text)
     assert "SVM_READY → SVM_RESUMED (first boot)" in text
-    assert text.splitlines()[-1] == "81234 packets, 0 drops; 1 findings; 1 alerts; interrupted"
+    assert text.splitlines()[0].endswith("checkpoint 123 in memory for 45 ms, 91.2 MB, 15000 pages, 0 holes")
+    *_, finding, alert, end = text.splitlines()
+    assert finding.startswith("shifted_dirty_list  Xen 4.18 or later writes")
+    assert alert.startswith("ALERT 01:01:37  connection 0")
+    assert end == "81234 packets, 0 drops; interrupted"
 
 
 class TestChart:

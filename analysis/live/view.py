@@ -125,16 +125,17 @@ class View(App[None]):
 
 
 def summary(state: SessionState, width: int = 100) -> str:
-    """What is left when the view has gone: a latency table for each connection, and what was lost and found."""
+    """What is left when the view has gone: a latency table for each connection, the last findings and alerts."""
     console = Console(file=io.StringIO(), width=width)
     for connection in state.connections:
-        console.print(Text(f"{_ends(connection)}: {doing(connection, state.now_ns)}, "
-                           f"{_octets(connection.octets)}, {connection.pages} pages, {connection.holes} holes"))
+        console.print(Text(f"{_ends(connection)}: {doing(connection, state.now_ns)}, {_octets(connection.octets)}, "
+                           f"{_count(connection.pages, 'page')}, {_count(connection.holes, 'hole')}"), soft_wrap=True)
         if connection.pairs:
             console.print(_pairs(connection, is_total=True))
-    console.print(Text("; ".join(filter(None, (
-        f"{state.packets} packets, {_drops(state)}", f"{len(state.findings)} findings" * bool(state.findings),
-        f"{len(state.alerts)} alerts" * bool(state.alerts), printable(state.ended))))))
+    for line in (*map(_finding, state.findings[-_SAID:]), *map(_alert, state.alerts[-_SAID:])):
+        console.print(line, soft_wrap=True)
+    console.print(Text(f"{_count(state.packets, 'packet')}, {_drops(state)}; {printable(state.ended)}"),
+                  soft_wrap=True)
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 

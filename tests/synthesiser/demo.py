@@ -18,6 +18,10 @@ from tests.synthesiser import network
 
 PAIR = [sys.executable, "-m", "tests.synthesiser.pair"]
 PORT = 7002
+SECONDARY = ("--suspend", "0.03", "--resume", "0.02", "--jitter", "0.7")
+PRIMARY = ("--checkpoints", "0", "--interval", "0.2", "--memory", "64", "--dirty", "128", "--rate", "10")
+HEAD_START = 4
+"""Seconds after which the migration begins: somebody should be watching."""
 
 
 def main() -> int:
@@ -30,9 +34,9 @@ def main() -> int:
             one, other = stack.enter_context(network.joined())
             interface, address = network.INTERFACE, other.address
             at_primary, at_secondary = one.command, other.command
-        for command in (at_secondary(*PAIR, "secondary", "--listen", f"{address}:{PORT}", "--split-writes"),
-                        at_primary(*PAIR, "primary", "--connect", f"{address}:{PORT}", "--checkpoints", "0",
-                                   "--interval", "0.5", "--memory", "64", "--rate", "20")):
+        for command in (at_secondary(*PAIR, "secondary", "--listen", f"{address}:{PORT}", *SECONDARY),
+                        at_primary("sh", "-c", f'sleep {HEAD_START}; exec "$@"', "sh",
+                                   *PAIR, "primary", "--connect", f"{address}:{PORT}", *PRIMARY)):
             process = stack.enter_context(subprocess.Popen(
                 command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
             stack.callback(process.kill)
