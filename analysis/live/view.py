@@ -154,11 +154,10 @@ def doing(connection: ConnectionState, now_ns: int) -> str:
 
 
 def _head(state: SessionState) -> Text:
-    time = datetime.fromtimestamp(state.now_ns // 1_000_000_000, UTC)
-    return Text().append(
-        f"coloscope live  {printable(state.source)}  {time:%H:%M:%S} UTC  {_octets(state.octets_per_second)}/s  ",
-    ).append(_drops(state), "bold red" if state.drops else "").append(
-        f"  {_count(state.holes, 'hole')}", "bold red" if state.holes else "")
+    time = f"{_time(state.now_ns)} UTC  " if state.now_ns else ""
+    text = Text(f"coloscope live  {printable(state.source)}  {time}{_octets(state.octets_per_second)}/s  ")
+    text.append(f"{_drops(state)}  ", "bold red" if state.drops else "")
+    return text.append(_count(state.holes, "hole"), "bold red" if state.holes else "")
 
 
 def _listed(state: SessionState, shown: ConnectionState | None) -> Text:
@@ -216,8 +215,7 @@ def _said(state: SessionState) -> Text:
 
 
 def _alert(alert: AlertState) -> Text:
-    time = datetime.fromtimestamp(alert.time_ns // 1_000_000_000, UTC)
-    return _line(f"ALERT {time:%H:%M:%S}", alert.text, "bold red")
+    return _line(f"ALERT {_time(alert.time_ns)}", alert.text, "bold red")
 
 
 def _finding(finding: FindingState) -> Text:
@@ -226,6 +224,10 @@ def _finding(finding: FindingState) -> Text:
 
 def _line(what: str, text: str, style: str) -> Text:
     return Text().append(printable(what), style).append(f"  {printable(text)}")
+
+
+def _time(ns: int) -> str:
+    return f"{datetime.fromtimestamp(ns // 1_000_000_000, UTC):%H:%M:%S}"
 
 
 def _drops(state: SessionState) -> str:
