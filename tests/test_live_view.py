@@ -13,10 +13,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from textual.pilot import Pilot
 from textual.widgets import Static
 
 from analysis.live import state
@@ -106,17 +108,27 @@ def test_sizes(size: tuple[int, int]) -> None:
     assert "colo" in lines[0]
 
 
+async def eventually(pilot: Pilot[None], is_so: Callable[[], bool]) -> None:
+    """Wait until the view has drawn something."""
+    for _ in range(600):
+        if is_so():
+            return
+        await pilot.pause(0.05)
+    raise AssertionError("it never came")
+
+
 def test_it_resizes() -> None:
-    async def run() -> tuple[int, int]:
+    async def run() -> None:
         view = View(lambda: FULL)
+
+        def height() -> int:
+            return str(view.query_one("#chart", Static).content).count("\n")
+
         async with view.run_test(size=(80, 24)) as pilot:
-            await pilot.pause()
-            before = str(view.query_one("#chart", Static).content).count("\n")
+            await eventually(pilot, lambda: 5 < height() < 15)
             await pilot.resize_terminal(120, 50)
-            await pilot.pause(0.3)
-            return before, str(view.query_one("#chart", Static).content).count("\n")
-    before, after = asyncio.run(run())
-    assert after >= before + 20
+            await eventually(pilot, lambda: height() > 30)
+    asyncio.run(run())
 
 
 def test_the_picture_moves() -> None:
@@ -124,12 +136,12 @@ def test_the_picture_moves() -> None:
     snapshots = [FULL, FULL, replace(FULL, connections=(replace(
         connection(), state=state.LOCKSTEP, phase="lockstep", since_ns=NOW - 3200 * MS),))]
 
-    async def run() -> str:
+    async def run() -> None:
         view = View(lambda: snapshots.pop(0) if len(snapshots) > 1 else snapshots[0])
         async with view.run_test(size=(80, 24)) as pilot:
-            await pilot.pause(0.5)
-            return str(view.query_one("#list", Static).content)
-    assert "lockstep after checkpoint 123 for 3.2 s" in asyncio.run(run())
+            await eventually(pilot, lambda: "lockstep after checkpoint 123 for 3.2 s" in str(
+                view.query_one("#list", Static).content))
+    asyncio.run(run())
 
 
 def test_connections_are_chosen_with_keys() -> None:
@@ -187,12 +199,11 @@ def test_it_quits(key: str) -> None:
 
 
 def test_it_ends_with_the_session() -> None:
-    async def run() -> bool:
+    async def run() -> None:
         view = View(lambda: replace(FULL, ended="dumpcap has died"))
         async with view.run_test() as pilot:
-            await pilot.pause(0.3)
-            return view._exit
-    assert asyncio.run(run())
+            await eventually(pilot, lambda: view._exit)
+    asyncio.run(run())
 
 
 WORDS = [
