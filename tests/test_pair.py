@@ -65,6 +65,13 @@ def test_both_directions_are_legal(how: tuple[str, ...], tmp_path: Path) -> None
     assert sum(record.structure is p.CHECKPOINT_END for record in records) == (4 if "--remus" in how else 5)
 
 
+def test_no_list_keeps_the_primary_waiting() -> None:
+    """A list that begins with PFN 0 is not known to be over before something follows."""
+    with pair(("--checkpoints", "8"), ("--list", "255")) as (primary, secondary):  # all but one of its pages
+        assert primary.wait(timeout=60) == 0
+        assert secondary.wait(timeout=60) == 0
+
+
 def test_parts_are_what_libxl_writes() -> None:
     message = stream._Writer(stream.Guest()).sync("NEW")
     assert [len(part) for part in parts(message)] == [8, 4, 4]

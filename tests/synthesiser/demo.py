@@ -41,11 +41,13 @@ def main() -> int:
                 command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
             stack.callback(process.kill)
         coloscope = Path(sys.executable).with_name("coloscope")
-        try:
-            return subprocess.call(at_primary(str(coloscope), "live", "-i", interface,
-                                              "--filter", f"tcp port {PORT}", *sys.argv[1:]))
-        except KeyboardInterrupt:
-            return 0
+        live = stack.enter_context(subprocess.Popen(at_primary(
+            str(coloscope), "live", "-i", interface, "--filter", f"tcp port {PORT}", *sys.argv[1:])))
+        while True:
+            try:
+                return live.wait()
+            except KeyboardInterrupt:  # which it has got, too
+                pass
 
 
 if __name__ == "__main__":

@@ -130,7 +130,8 @@ class Secondary:
         for record in ear.records() if self.colo else ():
             if record.control_id is not None:
                 sync("SVM_SUSPENDED", self.suspend)
-                mouth.say(writer.dirty_list(tuple(sorted(rng.sample(range(guest.memory), self.listed)))))
+                # Not PFN 0: whether a list that begins with it is a shifted one, only what follows tells (framing).
+                mouth.say(writer.dirty_list(tuple(sorted(rng.sample(range(1, guest.memory), self.listed)))))
             elif record.structure is p.CHECKPOINT_END:
                 sync("SVM_READY", self.load)
                 sync("SVM_RESUMED", self.resume)
