@@ -98,12 +98,14 @@ def _texts(frame: pd.DataFrame) -> pd.DataFrame:
 def _plain(columns: Columns) -> Columns:
     """Without what is no number: NaN; ms with six decimals: whole ns; more would be noise of binary
     fractions."""
-    def made(name: str, value: Any) -> Any:
-        if not isinstance(value, float):
-            return value
-        return None if value != value else round(value, 6) if name.endswith("_ms") else value
+    return {name: [number(name, value) for value in values] for name, values in columns.items()}
 
-    return {name: [made(name, value) for value in values] for name, values in columns.items()}
+
+def number(name: str, value: Any) -> Any:
+    """A value of this column as CSV and JSON have it."""
+    if not isinstance(value, float):
+        return value
+    return None if value != value else round(value, 6) if name.endswith("_ms") else value
 
 
 def _csv(columns: Columns, command: str) -> str:
@@ -116,14 +118,13 @@ def _csv(columns: Columns, command: str) -> str:
     return file.getvalue()
 
 
-def rows_of(columns: Columns) -> list[dict[str, Any]]:
-    """The rows of a table, as JSON has them."""
+def _rows(columns: Columns) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*_plain(columns).values(), strict=True)]
 
 
 def _json(columns: Columns, command: str) -> str:
-    return json.dumps({"schema": SCHEMA, "command": command, "rows": rows_of(columns)}, indent=1) + "\n"
+    return json.dumps({"schema": SCHEMA, "command": command, "rows": _rows(columns)}, indent=1) + "\n"
 
 
 def _jsonl(columns: Columns, command: str) -> str:
-    return "".join(json.dumps(row) + "\n" for row in rows_of(columns))
+    return "".join(json.dumps(row) + "\n" for row in _rows(columns))

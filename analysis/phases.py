@@ -73,7 +73,7 @@ class Phase:
 class Measured:
     """A span of records with what was measured in it.
 
-    `points`: the row (`analysis.tables.syncs`) of its first sync-point of each name; `violated`: one of them
+    `points`: the row (`analysis.tables.sync_row`) of its first sync-point of each name; `violated`: one of them
     came out of order."""
 
     connection: Connection
@@ -83,16 +83,19 @@ class Measured:
     phases: list[Phase]
 
 
-def measure(connections: Iterable[Connection], rows: np.ndarray, syncs: pd.DataFrame,
+def measure(connections: Iterable[Connection], rows: np.ndarray, syncs: Iterable[dict[str, Any]],
             before: int = 0) -> Iterator[Measured]:
-    """The spans of these connections, in order; `before` as in `analysis.spans.numbers`."""
-    usable = syncs[~syncs["status"].isin([WRONG_SENDER, UNCONFIRMED])]
+    """The spans of these connections, in order; `syncs` in theirs (`analysis.tables.sync_row`), `before` as in
+    `analysis.spans.numbers`."""
+    usable = [point for point in syncs if point["status"] not in (WRONG_SENDER, UNCONFIRMED)]
     for connection in connections:
         points: dict[int | None, dict[str, dict[str, Any]]] = {}
         violated: set[int | None] = set()
-        for point in usable[usable["connection"] == connection.number].to_dict("records"):
-            number = None if pd.isna(point["checkpoint"]) else int(point["checkpoint"])
-            if not pd.isna(point["delivered_ns"]):
+        for point in usable:
+            if point["connection"] != connection.number:
+                continue
+            number = point["checkpoint"]
+            if point["delivered_ns"] is not None:
                 points.setdefault(number, {}).setdefault(point["name"], point)
             if point["status"] not in (OK, UNKNOWN_ORDER):
                 violated.add(number)

@@ -43,6 +43,14 @@ PAIR_COLUMNS = {
     "connection": "int64", "checkpoint": "Int64", "phase": "object", "from": "object", "to": "object",
     **dict.fromkeys(("from_frame", "to_frame", "from_delivered_ns", "to_delivered_ns", "latency_ns"), "Int64"),
     "reason": "object"}
+_SYNC_KINDS = {
+    "connection": "int64", "checkpoint": "Int64", "control_id": "int64",
+    **dict.fromkeys(("name", "sender", "direction"), "object"),
+    **dict.fromkeys(("first_frame", "frame", "first_seen_ns", "last_seen_ns", "delivered_ns", "acked_ns"), "Int64"),
+    "spread_ms": "float64", "stream_offset": "int64", "status": "object", "doubt": "bool"}
+_FINDING_KINDS = {
+    "rule": "object", "severity": "object", "connection": "Int64", "direction": "object", "frame": "Int64",
+    "stream_offset": "Int64", "section": "object", "text": "object"}
 SYNC_COLUMNS = [
     "connection", "checkpoint", "control_id", "name", "sender", "direction", "frame",
     "first_seen_ns", "last_seen_ns", "delivered_ns", "acked_ns", "spread_ms", "stream_offset",
@@ -96,31 +104,24 @@ def records(rows: np.ndarray) -> pd.DataFrame:
 def syncs(points: list[Sync]) -> pd.DataFrame:
     """One row for each sync-point: `SYNC_COLUMNS`, and first_frame, doubt (bool: a hole or a lost
     place lies between it and the one before).  spread_ms is float64; 0: it passed in one frame."""
-    points = in_order(points)
-    records = [s.record for s in points]
-    first = np.array([r.first_seen_ns for r in records], np.int64)
-    delivered = np.array([r.delivered_ns for r in records], np.int64)
-    spread = np.where((first != 0) & (delivered != 0), (delivered - first) / 1e6, np.nan)
-    none = np.iinfo(np.int64).min
-    return pd.DataFrame({
-        "connection": np.array([r.connection for r in records], np.int64),
-        "checkpoint": _masked(np.array(
-            [none if s.checkpoint is None else s.checkpoint for s in points], np.int64), none),
-        "control_id": np.array([s.point.control_id for s in points], np.int64),
-        "name": pd.Categorical([s.point.short_name for s in points], SYNC_NAMES),
-        "sender": pd.Categorical([SENDER[r.direction] for r in records], list(SENDER.values())),
-        "direction": pd.Categorical([r.direction for r in records], list(DIRECTIONS)),
-        "first_frame": _masked(np.array([r.first_frame for r in records], np.int64)),
-        "frame": _masked(np.array([r.frame for r in records], np.int64)),
-        "first_seen_ns": _masked(first),
-        "last_seen_ns": _masked(np.array([r.last_seen_ns for r in records], np.int64)),
-        "delivered_ns": _masked(delivered),
-        "acked_ns": _masked(np.array([r.acked_ns for r in records], np.int64)),
-        "spread_ms": spread,
-        "stream_offset": np.array([r.stream_offset for r in records], np.int64),
-        "status": pd.Categorical([s.status for s in points], SYNC_STATUSES),
-        "doubt": np.array([s.doubt for s in points], np.bool_),
-    })
+    table = frame_of([sync_row(point) for point in in_order(points)], _SYNC_KINDS)
+    categories = {"name": SYNC_NAMES, "sender": list(SENDER.values()), "direction": list(DIRECTIONS),
+                  "status": SYNC_STATUSES}
+    return table.assign(**{name: pd.Categorical(table[name], known) for name, known in categories.items()})
+
+
+def sync_row(sync: Sync) -> dict[str, Any]:
+    """A row of `syncs`; None: not known."""
+    record = sync.record
+    first, delivered = record.first_seen_ns, record.delivered_ns
+    return {
+        "connection": record.connection, "checkpoint": sync.checkpoint, "control_id": sync.point.control_id,
+        "name": sync.point.short_name, "sender": SENDER[record.direction], "direction": record.direction,
+        "first_frame": record.first_frame or None, "frame": record.frame or None, "first_seen_ns": first or None,
+        "last_seen_ns": record.last_seen_ns or None, "delivered_ns": delivered or None,
+        "acked_ns": record.acked_ns or None,
+        "spread_ms": (delivered - first) / 1e6 if first and delivered else float("nan"),
+        "stream_offset": record.stream_offset, "status": sync.status, "doubt": sync.doubt}
 
 
 def pairs(found: Iterable[dict[str, Any]]) -> pd.DataFrame:
@@ -190,14 +191,14 @@ def connection_row(engine: Engine, number: int, ours: Connection | None, count: 
 def findings(found: list[Finding]) -> pd.DataFrame:
     """One row for each finding: rule, severity, connection, direction, frame, stream_offset,
     section, text."""
-    found = sorted(found, key=lambda f: (f.connection, f.frame))
-    return pd.DataFrame({
-        "rule": pd.Categorical([f.rule for f in found], list(RULES)),
-        "severity": pd.Categorical([f.severity for f in found], [ERROR, WARNING, NOTE]),
-        "connection": _masked(np.array([f.connection for f in found], np.int64), NONE),
-        "direction": pd.Categorical([f.direction or None for f in found], list(DIRECTIONS)),
-        "frame": _masked(np.array([f.frame for f in found], np.int64)),
-        "stream_offset": pd.array([f.stream_offset for f in found], dtype="Int64"),
-        "section": [f.section for f in found],
-        "text": [f.text for f in found],
-    })
+    table = frame_of([finding_row(f) for f in sorted(found, key=lambda f: (f.connection, f.frame))], _FINDING_KINDS)
+    categories = {"rule": list(RULES), "severity": [ERROR, WARNING, NOTE], "direction": list(DIRECTIONS)}
+    return table.assign(**{name: pd.Categorical(table[name], known) for name, known in categories.items()})
+
+
+def finding_row(finding: Finding) -> dict[str, Any]:
+    """A row of `findings`; None: not of one place."""
+    return {"rule": finding.rule, "severity": finding.severity,
+            "connection": None if finding.connection == NONE else finding.connection,
+            "direction": finding.direction or None, "frame": finding.frame or None,
+            "stream_offset": finding.stream_offset, "section": finding.section, "text": finding.text}

@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import io
 import os
+import re
 import select
 import time
 from collections.abc import Callable, Iterator
@@ -109,14 +110,18 @@ class Ring:
         self.stopped = False
         self._written()  # raises if it cannot be read at all
 
-    def __iter__(self) -> Iterator[tuple[str, Arriving]]:
+    def __iter__(self) -> Iterator[tuple[str, Arriving, int]]:
+        """(name, octets, how many files in front of it were missed, by the numbers in dumpcap's names)."""
+        last = 0
         while not self.stopped:
             over = self._is_over()  # asked first: what was written before that is found
             if waiting := self._written():
                 self._name = waiting[0][1]
                 with contextlib.suppress(FileNotFoundError):  # the ring has come round
                     self._current = Growing(open_raw(self._name), lambda: self._is_over() or bool(self._written()))
-                    yield self._name, self._current
+                    number = _number(self._name)
+                    yield self._name, self._current, max(number - last - 1, 0) if last and number else 0
+                    last = number
                     self._done[self._name] = os.stat(self._name).st_mtime_ns
                 self._name = ""
             elif over:
@@ -146,3 +151,9 @@ class Ring:
         self.stopped = True
         if self._current:
             self._current.stop()
+
+
+def _number(name: str) -> int:
+    """What dumpcap counts its files with; 0: the name has none."""
+    found = re.search(r"_(\d{5,})_\d{14}\.", os.path.basename(name))
+    return int(found[1]) if found else 0

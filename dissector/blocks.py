@@ -26,6 +26,8 @@ class File:
     kind: str = ""
     packets: int = 0
     drops: int | None = None
+    missed: int = 0
+    """Files of a ring in front of it that were gone before they could be read."""
     places: list[tuple[int, int, Container]] = field(default_factory=list)
 
     @property
@@ -66,12 +68,13 @@ def read_blocks(names: Iterable[str | os.PathLike[str] | Source], on_progress: C
             yield reader.container
 
 
-def arriving_blocks(arrivals: Iterable[tuple[str, Arriving]]) -> Generator[Block, None, None]:
-    """The same of octets that are still being written, each under a name: as soon as they have come.  Packets of
+def arriving_blocks(arrivals: Iterable[tuple[str, Arriving, int]]) -> Generator[Block, None, None]:
+    """The same of octets that are still being written, as soon as they have come; each with its name, and how
+    many files in front of it were missed.  Packets of
     length 0 say that for a moment nothing has."""
     first, slot = 1, Slot()
-    for name, arriving in arrivals:
-        yield File(name, first, seekable=False)
+    for name, arriving, missed in arrivals:
+        yield File(name, first, seekable=False, missed=missed)
         while not arriving.has_come():
             yield slot.packets(0)
         with Source(name, raw=arriving) as source:

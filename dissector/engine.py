@@ -108,6 +108,9 @@ class Engine:
         """Events of the next block."""
         if isinstance(block, File):
             self.files.append(block)
+            if block.missed:
+                self.findings.append(Finding("missed_files", f"{block.text}: {block.missed} files in front of it "
+                                             "were gone before they could be read"))
         elif isinstance(block, Packets):
             yield from self._packets(block, self.files[-1])
         else:

@@ -10,10 +10,10 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
 from dissector.arriving import Arriving, Growing, Ring
 from dissector.blocks import Block, arriving_blocks
@@ -27,6 +27,7 @@ PATIENCE = 3.0
 """Seconds that a child has to end in when it is told to."""
 _RIGHTS = ("sudo setcap cap_net_raw,cap_net_admin+eip {program}, or join the group that may run it (Debian: sudo "
            "dpkg-reconfigure wireshark-common; sudo usermod -aG wireshark $USER), or run this with sudo")
+_LOST = re.compile(r"received/dropped on interface .*: \d+/(\d+) |^(\d+) packets? dropped by kernel", re.M)
 _SIZE = re.compile(r"(?P<files>\d+)x(?P<size>\d+)(?P<unit>kB|MB|GB)")
 _KB = {"kB": 1, "MB": 1000, "GB": 1_000_000}
 
@@ -40,6 +41,9 @@ class Link(Protocol):
     tells why there are no more."""
 
     reason: str
+    drops: int | None
+    """Packets that the capturing program said it lost, when it ended; None: it did not, or it stands in the
+    octets."""
 
     def __iter__(self) -> Iterator[Block]: ...
 
@@ -52,6 +56,7 @@ class Replay:
 
     def __init__(self, name: str, follow: bool = False) -> None:
         self.reason = ENDED
+        self.drops: int | None = None
         self._stopped = False
         if os.path.isdir(name):
             self._ring: Ring | None = Ring(name, is_over=lambda: not follow)
@@ -59,7 +64,7 @@ class Replay:
             self._ring = None
             raw = open_raw(name)
             growing = follow and name != STDIN
-            self._one = name, Growing(raw, lambda: False) if growing else Arriving(raw)
+            self._one = name, Growing(raw, lambda: False) if growing else Arriving(raw), 0
 
     def __iter__(self) -> Iterator[Block]:
         for block in arriving_blocks(self._ring or [self._one]):
@@ -98,73 +103,66 @@ class Child:
     def __init__(self, interface: str, *, capture_filter: str = "", snaplen: int = 0, buffer: int = 0,
                  ring: Files | None = None) -> None:
         self.reason = ENDED
+        self.drops: int | None = None
         self._stopped_at = 0.0
-        self._interface, self._ring_files = interface, ring
-        arguments = _dumpcap(interface, capture_filter, snaplen, buffer, ring) if shutil.which(DUMPCAP) \
+        self._interface, self._files = interface, ring
+        self._arguments = _dumpcap(interface, capture_filter, snaplen, buffer, ring) if shutil.which(DUMPCAP) \
             else _tcpdump(interface, capture_filter, snaplen, buffer, ring)
-        self.program = arguments[0]
-        self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
-        # In a session of its own: Ctrl-C is for us, who then end it and read what it still has.
-        self._process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                         stderr=self._said, start_new_session=True, bufsize=0)
-        assert self._process.stdout is not None
-        self._pipe = Arriving(self._process.stdout)  # type: ignore[arg-type]
-        self._ring: Ring | None = None
-        if ring:
-            folder, name = os.path.split(ring.prefix)
-            self._ring = Ring(folder or ".", f"{name}_*.pcapng", is_over=self._is_over)
+        self.program = self._arguments[0]
+        self._process: subprocess.Popen[bytes] | None = None
 
     def __iter__(self) -> Iterator[Block]:
-        try:
-            for block in arriving_blocks(self._ring or [(self._interface, self._pipe)]):
+        with tempfile.TemporaryFile() as said:
+            # In a session of its own: Ctrl-C is for us, who then end it and read what it still has.
+            self._process = subprocess.Popen(self._arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                             stderr=said, start_new_session=True, bufsize=0)
+            if self._stopped_at:  # while it was being started
+                self._process.terminate()
+            try:
+                yield from self._blocks(self._process)
+            except SourceError:
+                pass  # it has ended before it wrote anything: what it says tells more
+            finally:
+                status = _ended(self._process)
+                said.seek(0)
+                words = said.read().decode(errors="replace")
+                if lost := _LOST.search(words):
+                    self.drops = int(lost[1] or lost[2])
+            if not self._stopped_at:
+                raise self._error(status, words)
+
+    def _blocks(self, process: subprocess.Popen[bytes]) -> Iterator[Block]:
+        assert process.stdout is not None
+        with Arriving(process.stdout) as pipe:  # type: ignore[arg-type]
+            arrivals: Iterable[tuple[str, Arriving, int]] = [(self._interface, pipe, 0)]
+            if self._files:
+                folder, name = os.path.split(self._files.prefix)
+                arrivals = Ring(folder or ".", f"{name}_*.pcapng", is_over=lambda: process.poll() is not None)
+            for block in arriving_blocks(arrivals):
                 if self._stopped_at and time.monotonic() > self._stopped_at + PATIENCE:
                     return
                 yield block
-        except SourceError:
-            if not self._stopped_at:
-                self._end()
-                self._raise()
-        finally:
-            self._end()
-        self._raise()
 
     def stop(self) -> None:
         if not self._stopped_at:
             self.reason, self._stopped_at = STOPPED, time.monotonic()
-            self._process.terminate()
+            if self._process:
+                self._process.terminate()
 
-    def _is_over(self) -> bool:
-        return self._process.poll() is not None
-
-    def _end(self) -> None:
-        """Leave no child behind."""
-        if self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-        self._process.wait()
-        self._pipe.close()
-
-    def _raise(self) -> None:
-        """Say what went wrong, if something did."""
-        status = self._process.returncode
-        if self._stopped_at:
-            return
-        self._said.seek(0)
-        lines = [line.strip() for line in self._said.read().decode(errors="replace").splitlines() if line.strip()]
+    def _error(self, status: int, words: str) -> CaptureError:
+        """Why it has ended although nobody stopped it."""
+        lines = [line.strip() for line in words.splitlines() if line.strip()]
         said = " ".join(lines)
         if "permission" in said or "Operation not permitted" in said:
             program = shutil.which(self.program)
-            raise CaptureError(f"{self._interface}: no right to capture: " + _RIGHTS.format(program=program))
+            return CaptureError(f"{self._interface}: no right to capture: " + _RIGHTS.format(program=program))
         if status < 0:
-            raise CaptureError(f"{self.program} was ended by {signal.Signals(-status).name}")
+            return CaptureError(f"{self._interface}: {self.program} was ended by {signal.Signals(-status).name}")
         prefix = f"{self.program}: "
         why = [line.removeprefix(prefix) for line in lines if line.startswith(prefix)] or lines[-1:]
         why = [line for line in why if not line.startswith(("listening on", "data link type"))]
         text = why[0] if why else f"status {status}"
-        raise CaptureError(f"{self._interface}: {self.program} has ended: {text}")
+        return CaptureError(f"{self._interface}: {self.program} has ended: {text}")
 
 
 def link_of(interface: str | None, source: str | None, follow: bool, capture_filter: str, snaplen: int | None,
@@ -181,6 +179,17 @@ def link_of(interface: str | None, source: str | None, follow: bool, capture_fil
         raise CaptureError("--follow is for a capture that somebody else writes (-r)")
     return Child(interface, capture_filter=capture_filter, snaplen=snaplen or 0, buffer=buffer or 0,
                  ring=files(prefix, ring) if prefix else None), interface
+
+
+def _ended(process: subprocess.Popen[bytes]) -> int:
+    """Leave no child behind; its exit status."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    return process.wait()
 
 
 def _dumpcap(interface: str, capture_filter: str, snaplen: int, buffer: int, ring: Files | None) -> list[str]:

@@ -20,12 +20,10 @@ Frames are running numbers over all files.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import pandas as pd
-
-from analysis.output import rows_of
-from analysis.tables import plain
+from analysis.output import number
 
 Event = dict[str, Any]
 
@@ -33,6 +31,6 @@ CONNECTION, SYNC, ACKNOWLEDGED, PAIR, CHECKPOINT = "connection", "sync", "acknow
 FINDING, STATISTICS, ALERT, END = "finding", "statistics", "alert", "end"
 
 
-def events(name: str, table: pd.DataFrame) -> list[Event]:
-    """An event for each row of a table."""
-    return [{"event": name, **row} for row in rows_of(plain(table))]
+def event(name: str, row: Mapping[str, Any], columns: Iterable[str]) -> Event:
+    """A row of a table as an event."""
+    return {"event": name, **{column: number(column, row.get(column)) for column in columns}}

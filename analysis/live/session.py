@@ -10,15 +10,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import pandas as pd
-
 from analysis import proxy, tables
+from analysis.checkpoints import COLUMNS
 from analysis.live import events as ev
 from analysis.live import state as snapshot
 from analysis.live.alerts import FAILOVER, PAIR, PHASE, SILENCE, Rule
 from analysis.live.capture import Link
 from analysis.live.clock import Clock
-from analysis.live.events import Event, events
+from analysis.live.events import Event
+from analysis.live.events import event as event_of
 from analysis.live.watch import Watch
 from dissector.blocks import Block
 from dissector.engine import Engine
@@ -68,7 +68,7 @@ class Session:
         """What is known and not told, with the time by this process's clock until which it may wait."""
         self._unacked: deque[Sync] = deque(maxlen=_UNACKED_MAX)
         self._messages: deque[Message] = deque(maxlen=MESSAGES_MAX)
-        self._reasoned: dict[int, pd.DataFrame] = {}
+        self._reasoned: dict[int, list[dict[str, Any]]] = {}
         self._fired: dict[tuple[str, int], int] = {}
         self._ended: deque[snapshot.ConnectionState] = deque(maxlen=ENDED_MAX)
         self._findings: deque[snapshot.FindingState] = deque(maxlen=snapshot.LINES_MAX)
@@ -96,9 +96,19 @@ class Session:
                     self._next_tick = now + TICK
                     self.tick(self._clock.now)
         except BaseException as error:
+            self._note_drops(link.drops)
             self.finish(str(error) or type(error).__name__)
             raise
+        self._note_drops(link.drops)
         self.finish(link.reason)
+
+    def _note_drops(self, drops: int | None) -> None:
+        """What the capturing program said in the end, if its octets did not."""
+        if drops is not None and self.drops is None:
+            self._drops = [drops]
+            if drops:
+                self._say_findings([Finding("capture_drops", f"{self._source}: the capturing program dropped {drops} "
+                                            "packets")])
 
     def feed(self, block: Block) -> None:
         """What has come."""
@@ -180,8 +190,8 @@ class Session:
             self._counts[ev.SYNC] += len(points)
             pairs = self._watches[number].judge(points)
             self._queue += [(deadline, sync) for sync in points]
-            for row in events(ev.PAIR, tables.pairs(pairs)) if pairs else ():
-                self._say(row)
+            for row in pairs:
+                self._say(event_of(ev.PAIR, row, tables.PAIR_COLUMNS))
             self._alert_of_pairs(pairs)
         for number in self._watches if final else records:
             self._close(self._watches[number], final)
@@ -194,28 +204,28 @@ class Session:
         closed = watch.close(self.drops or 0, final)
         if closed is None:
             return
-        rows = closed.rows
-        rows["reason"] = self._reasons(watch.connection.number, rows)
-        self._counts[ev.CHECKPOINT] += len(rows)
-        for event, touched in zip(events(ev.CHECKPOINT, rows), closed.touched, strict=True):
+        self._counts[ev.CHECKPOINT] += len(closed.rows)
+        reasons = self._reasons(watch.connection.number, closed.rows)
+        for row, touched, reason in zip(closed.rows, closed.touched, reasons, strict=True):
+            row["reason"] = reason
+            event = event_of(ev.CHECKPOINT, row, COLUMNS)
             self._say(event | {"touched": touched})
             self._alert_of_checkpoint(event)
         self._say_findings(closed.findings)
 
-    def _reasons(self, number: int, rows: pd.DataFrame) -> list[str | None]:
+    def _reasons(self, number: int, rows: list[dict[str, Any]]) -> list[str | None]:
         if not self._messages:
             return [None] * len(rows)
-        before = self._reasoned.get(number)
-        window = rows if before is None else pd.concat((before, rows), ignore_index=True)
-        self._reasoned[number] = window.tail(ROWS_MAX)
-        return proxy.reasons(window, proxy.messages(self._messages)).tolist()[-len(rows):]
+        window = self._reasoned.get(number, []) + rows
+        self._reasoned[number] = window[-ROWS_MAX:]
+        table = tables.frame_of(window, COLUMNS)
+        return proxy.reasons(table, proxy.messages(self._messages)).tolist()[-len(rows):]
 
     def _say_findings(self, found: list[Finding]) -> None:
         self._counts[ev.FINDING] += len(found)
-        for event in events(ev.FINDING, tables.findings(found)) if found else ():
-            self._say(event)
-            self._findings.append(snapshot.FindingState(event["rule"], event["severity"], event["connection"],
-                                                     event["text"]))
+        for row in map(tables.finding_row, found):
+            self._say({"event": ev.FINDING, **row})
+            self._findings.append(snapshot.FindingState(row["rule"], row["severity"], row["connection"], row["text"]))
 
     def _describe(self, watch: Watch, ended: bool = False) -> None:
         """Tell of a connection, if there is something new."""
@@ -342,17 +352,11 @@ class Session:
                 break
             ready += 1
         told = [self._queue.popleft()[1] for _ in range(ready)]
-        syncs = [what for what in told if isinstance(what, Sync)]
-        rows = {}
-        if syncs:
-            table = tables.syncs(syncs)[tables.SYNC_COLUMNS]
-            rows = {(row["connection"], row["direction"], row["stream_offset"]): row
-                    for row in events(ev.SYNC, table)}
-            self._unacked += [sync for sync in syncs if not sync.record.acked_ns]
         for what in told:
             if isinstance(what, Sync):
-                record = what.record
-                self._on_event(rows[record.connection, record.direction, record.stream_offset])
+                self._on_event(event_of(ev.SYNC, tables.sync_row(what), tables.SYNC_COLUMNS))
+                if not what.record.acked_ns:
+                    self._unacked.append(what)
             else:
                 self._on_event(what)
         self._tell_acknowledged()

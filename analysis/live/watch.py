@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from analysis import tables
-from analysis.checkpoints import checkpoints, pair_column
+from analysis.checkpoints import COLUMNS, checkpoint_rows, pair_column
 from analysis.live import state
 from analysis.live.latencies import Latencies
 from analysis.pairs import CLOSES, OPENS, Pairing, in_order
 from analysis.phases import NAMES, Measured, backwards, measure
 from analysis.rows import rows_of
 from analysis.spans import NUMBER_OF, numbers, opens
+from analysis.tables import sync_row
 from dissector.connection import COLO, REMUS, Connection
 from dissector.findings import Finding
 from dissector.protocol import CHECKPOINT_END, DIRECTIONS, FORWARD, PHASES, REMUS_PHASES
@@ -43,7 +42,7 @@ PairName = tuple[str, str, str]
 class Closed:
     """Checkpoints that are over: rows as in `analysis.checkpoints`, `touched` for each, and what is wrong."""
 
-    rows: pd.DataFrame
+    rows: list[dict[str, Any]]
     touched: list[bool]
     findings: list[Finding]
 
@@ -132,21 +131,21 @@ class Watch:
         return closed
 
     def _closed(self, over: list[Measured], drops: int) -> Closed:
-        table = checkpoints(over, tables.pairs(self._pairs))
+        rows: list[dict[str, Any]] = [dict.fromkeys(COLUMNS) | row for row in checkpoint_rows(over, self._pairs)]
         seen, self._seen = self._seen, (drops, self.connection.hole_count)
-        touched = [seen != self._seen] * len(table)
-        self.checkpoints += len(table)
-        for row, hit in zip(table.to_dict("records"), touched, strict=True):
+        touched = [seen != self._seen] * len(rows)
+        self.checkpoints += len(rows)
+        for row, hit in zip(rows, touched, strict=True):
             if self.connection.kind in (COLO, REMUS):
                 self.recent.append(_checkpoint_state(row, hit))
-        return Closed(table, touched, list(backwards(over)))
+        return Closed(rows, touched, list(backwards(over)))
 
     def _measured(self) -> tuple[np.ndarray, list[Measured]]:
         rows = np.concatenate(self._rows)
         late = np.where(rows["frame"] == 0, np.iinfo(np.int64).max, rows["frame"])
         rows = rows[np.lexsort((rows["stream_offset"], late))]
         self._rows = [rows]
-        return rows, list(measure([self.connection], rows, tables.syncs(self._points), self._before))
+        return rows, list(measure([self.connection], rows, map(sync_row, self._points), self._before))
 
     def _prune(self, rows: np.ndarray) -> None:
         """What comes needs the last checkpoint that was told, and what is behind it."""
@@ -225,15 +224,9 @@ def _number(one: Measured) -> int:
 
 
 def _checkpoint_state(row: dict[str, Any], touched: bool) -> state.CheckpointState:
-    def known(name: str) -> Any:
-        value = row[name]
-        return None if pd.isna(value) else value
-
-    phases = {name: float(row[f"{name}_ms"]) for name in NAMES if known(f"{name}_ms") is not None}
-    total = known(pair_column(OPENS, CLOSES))
+    phases = {name: ms for name in NAMES if (ms := row[f"{name}_ms"]) is not None}
+    total = row[pair_column(OPENS, CLOSES)]
     if row["kind"] == REMUS and phases:
         total = sum(ms for name, ms in phases.items() if name != REMUS_PHASES[-1])
-    number, pages = known("number"), known("pages")
-    return state.CheckpointState(None if number is None else int(number), total, phases,
-                                 None if pages is None else int(pages), int(row["forward_octets"]),
-                                 bool(row["complete"]), touched)
+    return state.CheckpointState(row["number"], total, phases, row["pages"], row["forward_octets"], row["complete"],
+                                 touched)
