@@ -55,7 +55,7 @@ class Arriving(io.RawIOBase):
         buffer = memoryview(buffer)[:_FULL]
         filled = self._raw.readinto(buffer) or 0
         until = time.monotonic() + _PATIENCE
-        while 0 < filled < len(buffer) and self.has_come(0) and time.monotonic() < until:
+        while 0 < filled < len(buffer) and self._poll.poll(0) and time.monotonic() < until:
             more = self._raw.readinto(buffer[filled:]) or 0
             if not more:
                 break  # the end; it will be there again

@@ -10,16 +10,17 @@ from collections.abc import Callable
 class Clock:
     """What time it is where packets are stamped: the latest stamp, and what has passed since it was read."""
 
-    def __init__(self, monotonic: Callable[[], int] = time.monotonic_ns) -> None:
-        self._monotonic = monotonic
+    def __init__(self, wall: Callable[[], int] = time.monotonic_ns) -> None:
+        self.wall = wall
+        """What measures the time that passes, in ns."""
         self._stamp = self._at = 0
 
     def note(self, stamp: int) -> None:
         """A packet with this time (ns since the epoch) has just been read."""
         if stamp > self._stamp:
-            self._stamp, self._at = stamp, self._monotonic()
+            self._stamp, self._at = stamp, self.wall()
 
     @property
     def now(self) -> int:
         """ns since the epoch; 0: no packet has come yet."""
-        return self._stamp + self._monotonic() - self._at if self._stamp else 0
+        return self._stamp + self.wall() - self._at if self._stamp else 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -92,7 +91,7 @@ class Session:
         try:
             for block in link:
                 self.feed(block)
-                if (now := time.monotonic_ns()) >= self._next_tick:
+                if (now := self._clock.wall()) >= self._next_tick:
                     self._next_tick = now + TICK
                     self.tick(self._clock.now)
         except BaseException as error:
@@ -185,7 +184,7 @@ class Session:
             if number in records:
                 self._watches[number].take(records[number])
             self._describe(self._watches[number])
-        deadline = time.monotonic_ns() + HOLD
+        deadline = self._clock.wall() + HOLD
         for number, points in syncs.items():
             self._counts[ev.SYNC] += len(points)
             pairs = self._watches[number].judge(points)
@@ -346,7 +345,7 @@ class Session:
 
     def _tell(self, final: bool = False) -> None:
         """Tell, in order, what need not wait."""
-        now, ready = time.monotonic_ns(), 0
+        now, ready = self._clock.wall(), 0
         for deadline, what in self._queue:
             if isinstance(what, Sync) and not (final or what.record.acked_ns or now >= deadline):
                 break
