@@ -18,7 +18,7 @@ from analysis.checkpoints import checkpoints
 from analysis.explanation import explanation
 from analysis.iterations import iterations
 from analysis.memory import Memory
-from analysis.pairs import pair_rows
+from analysis.pairs import in_order, pair_rows
 from analysis.phases import Measured, backwards, measure, phases
 from analysis.reading import Reading
 from analysis.segments import segments
@@ -223,12 +223,12 @@ class Capture(Reading):
     def _measured(self) -> tuple[pd.DataFrame, pd.DataFrame, list[Finding]]:
         """Checkpoints, their phases, and what is wrong with these."""
         measured = list(self._measure())
-        rows = checkpoints(measured, self._pairs)
+        rows = checkpoints(measured, pair_rows(self.points))
         rows["reason"] = proxy.reasons(rows, proxy.messages(self.conversation.messages))
         return rows, phases(measured), list(backwards(measured))
 
     def _measure(self) -> Iterator[Measured]:
-        return measure(self.engine, self.rows, self._syncs)
+        return measure(self.engine.ours(), self.rows, map(tables.sync_row, in_order(self.points)))
 
     def _per_file(self, frame: pd.DataFrame, reading: Reading | None = None) -> pd.DataFrame:
         """Frame numbers as each file counts them; with several files a column that names it."""

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -63,8 +63,8 @@ _READY = USUAL[_SUSPENDED]
 _TRANSFERS = next(boundary.phase for boundary in XEN_COLO.boundaries if boundary.structure is PAGE_DATA)
 
 
-def checkpoints(measured: Iterable[Measured], pairs: pd.DataFrame) -> pd.DataFrame:
-    """One row for each checkpoint, Remus epoch or plain migration.
+def checkpoints(measured: Iterable[Measured], pairs: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """One row for each checkpoint, Remus epoch or plain migration; `pairs` as in `analysis.pairs.pair_rows`.
 
     Columns (`COLUMNS`): connection; number (Int64, <NA>: what precedes the first NEW of a capture
     that starts late); numbering (absolute: 0 is the initial transfer; relative); kind; complete
@@ -85,10 +85,15 @@ def checkpoints(measured: Iterable[Measured], pairs: pd.DataFrame) -> pd.DataFra
     the first octet of SVM_READY, is a lower one but for what the two took differently to the capture point.
     They are known where the pairs between these sync-points are, and need an SVM_READY.
     """
-    in_order = pairs[pairs["reason"] == ""]
-    latencies = {(row["connection"], row["checkpoint"], row["from"], row["to"]): int(row["latency_ns"])
-                 for row in in_order.to_dict("records") if pd.notna(row["checkpoint"])}
-    return frame_of([row for one in measured for row in _row(one, latencies)], COLUMNS)
+    return frame_of(list(checkpoint_rows(measured, pairs)), COLUMNS)
+
+
+def checkpoint_rows(measured: Iterable[Measured], pairs: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The same rows, without what has no value."""
+    latencies = {(row["connection"], row["checkpoint"], row["from"], row["to"]): row["latency_ns"]
+                 for row in pairs if not row["reason"] and row["checkpoint"] is not None}
+    for one in measured:
+        yield from _row(one, latencies)
 
 
 _Latencies = dict[tuple[Any, ...], int]

@@ -8,7 +8,7 @@ import sys
 
 import click
 
-from analysis.commands import documents, lists, measures, packets, wireshark
+from analysis.commands import documents, lists, live, measures, packets, wireshark
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -30,6 +30,7 @@ for command in (
     measures.latency, measures.causes, measures.memory, measures.compare,
     packets.show, packets.verify, packets.cut, packets.scrub,
     documents.report, documents.export, documents.lua,
+    live.live, live.interfaces,
     wireshark.wireshark,
 ):
     main.add_command(command)

@@ -98,12 +98,14 @@ def _texts(frame: pd.DataFrame) -> pd.DataFrame:
 def _plain(columns: Columns) -> Columns:
     """Without what is no number: NaN; ms with six decimals: whole ns; more would be noise of binary
     fractions."""
-    def made(name: str, value: Any) -> Any:
-        if not isinstance(value, float):
-            return value
-        return None if value != value else round(value, 6) if name.endswith("_ms") else value
+    return {name: [number(name, value) for value in values] for name, values in columns.items()}
 
-    return {name: [made(name, value) for value in values] for name, values in columns.items()}
+
+def number(name: str, value: Any) -> Any:
+    """A value of this column as CSV and JSON have it."""
+    if not isinstance(value, float):
+        return value
+    return None if value != value else round(value, 6) if name.endswith("_ms") else value
 
 
 def _csv(columns: Columns, command: str) -> str:

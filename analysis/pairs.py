@@ -34,25 +34,40 @@ def in_order(syncs: Iterable[Sync]) -> list[Sync]:
 def pair_rows(syncs: Iterable[Sync]) -> Iterator[dict[str, Any]]:
     """The rows of `analysis.tables.pairs`, without what has no value."""
     for _, points in itertools.groupby(in_order(syncs), key=lambda sync: sync.record.connection):
-        yield from _of_connection(list(points))
+        pairing = Pairing()
+        for point in points:
+            yield from pairing.feed(point)
 
 
-def _of_connection(points: list[Sync]) -> Iterator[dict[str, Any]]:
-    opened: Sync | None = None
-    broken = ""
-    for a, b in itertools.pairwise(points):
+class Pairing:
+    """Makes the pairs of one connection; fed with its sync-points in their order."""
+
+    def __init__(self) -> None:
+        self.previous: Sync | None = None
+        self.opened: Sync | None = None
+        """The latest sync-point that opened a checkpoint."""
+        self.broken = ""
+        """Why what it opened cannot be measured as a whole."""
+
+    def feed(self, b: Sync) -> Iterator[dict[str, Any]]:
+        """The rows that this sync-point ends."""
+        a, self.previous = self.previous, b
+        if a is not None:
+            yield from self._between(a, b)
+        if b.point.short_name == OPENS:
+            self.opened, self.broken = b, "" if b.status == OK else b.status
+
+    def _between(self, a: Sync, b: Sync) -> Iterator[dict[str, Any]]:
         reason = _reason(a, b)
         name, to = a.point.short_name, b.point.short_name
-        if name == OPENS:
-            opened, broken = a, "" if a.status == OK else a.status
         if (name, to) in TRANSITIONS:
             yield _row(a, b, name, to, reason)
         else:
             for pair in dict.fromkeys(((name, USUAL[name]), (_BEFORE[to], to))):
                 yield _row(a, None, *pair, reason)
-        broken = broken or reason
-        if opened is not None and to in (CLOSES, OPENS):
-            yield _row(opened, b, OPENS, to, broken)
+        self.broken = self.broken or reason
+        if self.opened is not None and to in (CLOSES, OPENS):
+            yield _row(self.opened, b, OPENS, to, self.broken)
 
 
 def _reason(a: Sync, b: Sync) -> str:

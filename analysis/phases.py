@@ -15,7 +15,6 @@ from analysis.pairs import OPENS
 from analysis.spans import NUMBER_OF, Span, are, spans
 from analysis.tables import frame_of
 from dissector.connection import COLO, PLAIN, REMUS, Connection
-from dissector.engine import Engine
 from dissector.findings import Finding
 from dissector.protocol import (
     CHECKPOINT,
@@ -74,7 +73,7 @@ class Phase:
 class Measured:
     """A span of records with what was measured in it.
 
-    `points`: the row (`analysis.tables.syncs`) of its first sync-point of each name; `violated`: one of them
+    `points`: the row (`analysis.tables.sync_row`) of its first sync-point of each name; `violated`: one of them
     came out of order."""
 
     connection: Connection
@@ -84,20 +83,24 @@ class Measured:
     phases: list[Phase]
 
 
-def measure(engine: Engine, rows: np.ndarray, syncs: pd.DataFrame) -> Iterator[Measured]:
-    """The spans of the connections that carry one of our streams, in order."""
-    usable = syncs[~syncs["status"].isin([WRONG_SENDER, UNCONFIRMED])]
-    for connection in engine.ours():
+def measure(connections: Iterable[Connection], rows: np.ndarray, syncs: Iterable[dict[str, Any]],
+            before: int = 0) -> Iterator[Measured]:
+    """The spans of these connections, in order; `syncs` in theirs (`analysis.tables.sync_row`), `before` as in
+    `analysis.spans.numbers`."""
+    usable = [point for point in syncs if point["status"] not in (WRONG_SENDER, UNCONFIRMED)]
+    for connection in connections:
         points: dict[int | None, dict[str, dict[str, Any]]] = {}
         violated: set[int | None] = set()
-        for point in usable[usable["connection"] == connection.number].to_dict("records"):
-            number = None if pd.isna(point["checkpoint"]) else int(point["checkpoint"])
-            if not pd.isna(point["delivered_ns"]):
+        for point in usable:
+            if point["connection"] != connection.number:
+                continue
+            number = point["checkpoint"]
+            if point["delivered_ns"] is not None:
                 points.setdefault(number, {}).setdefault(point["name"], point)
             if point["status"] not in (OK, UNKNOWN_ORDER):
                 violated.add(number)
         found = [Measured(connection, span, points.get(span.number, {}), span.number in violated, [])
-                 for span in spans(connection, rows[rows["connection"] == connection.number])]
+                 for span in spans(connection, rows[rows["connection"] == connection.number], before)]
         boundaries = BOUNDARIES.get(connection.kind, ())
         for measured, following in itertools.zip_longest(found, found[1:]):
             measured.phases = list(_phases(measured, _opening(following) if following else None, boundaries))

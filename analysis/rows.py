@@ -48,27 +48,28 @@ class Rows:
         if len(waiting) > _WAITING or octets > _OCTETS // 2:
             waiting, octets = [], 0  # their ACKs will never come: a capture of one direction
         done = [r for r in self._open if r.acked_ns] if waiting else self._open
-        self._chunks.append(self._array(done))
+        self._chunks.append(rows_of(done))
         self._open, self._look_at, self._octets = waiting, len(waiting) + _CHUNK, octets
 
     def array(self) -> np.ndarray:
         """Every row, by connection and in the order in which the records were delivered."""
-        self._chunks.append(self._array(self._open))
+        self._chunks.append(rows_of(self._open))
         self._open = []
         rows = np.concatenate(self._chunks)
         self._chunks = [rows]
         late = np.where(rows["frame"] == 0, np.iinfo(np.int64).max, rows["frame"])
         return rows[np.lexsort((rows["stream_offset"], late, rows["connection"]))]
 
-    @staticmethod
-    def _array(records: list[Record]) -> np.ndarray:
-        def number(value: int | None) -> int:
-            return NONE if value is None else value
 
-        return np.array([(
-            r.connection, _DIRECTION[r.direction], _LAYER[r.layer],
-            _STRUCTURE.get(id(r.structure), NONE), number(r.type), r.stream_offset, r.length,
-            number(r.body_length), r.first_frame, r.last_frame, r.frame, r.first_seen_ns,
-            r.last_seen_ns, r.delivered_ns, r.acked_ns, r.after_gap, _STATUS[r.status],
-            number(r.control_id), number(r.count), number(r.pages),
-            *(r.pfn_range or (NONE, NONE))) for r in records], _ROW)
+def rows_of(records: list[Record]) -> np.ndarray:
+    """A row for each record, as they are now."""
+    def number(value: int | None) -> int:
+        return NONE if value is None else value
+
+    return np.array([(
+        r.connection, _DIRECTION[r.direction], _LAYER[r.layer],
+        _STRUCTURE.get(id(r.structure), NONE), number(r.type), r.stream_offset, r.length,
+        number(r.body_length), r.first_frame, r.last_frame, r.frame, r.first_seen_ns,
+        r.last_seen_ns, r.delivered_ns, r.acked_ns, r.after_gap, _STATUS[r.status],
+        number(r.control_id), number(r.count), number(r.pages),
+        *(r.pfn_range or (NONE, NONE))) for r in records], _ROW)

@@ -51,40 +51,40 @@ def are(rows: np.ndarray, structure: Structure) -> np.ndarray:
     return rows[rows["structure"] == NUMBER_OF[id(structure)]]
 
 
-def numbers(connection: Connection, rows: np.ndarray) -> np.ndarray:
+def numbers(connection: Connection, rows: np.ndarray, before: int = 0) -> np.ndarray:
     """Number of the checkpoint, epoch or migration that each row belongs to; -1: it precedes the
     first NEW of a capture that starts late.
 
     Everything up to the next NEW, in either direction, belongs to a checkpoint; an epoch of Remus
-    goes on to libxl's CHECKPOINT_END."""
+    goes on to libxl's CHECKPOINT_END.  `before`: so many NEWs or ends of epochs precede these rows."""
     forward = rows["direction"] == _FORWARD
-    found = np.zeros(len(rows), np.int64)
+    found = np.full(len(rows), before)
     if connection.kind == COLO:
-        opens = are(rows[forward & _opens(rows)], CHECKPOINT_STATE)
-        opens = opens[np.argsort(opens["stream_offset"])]
-        found[forward] = opens["stream_offset"].searchsorted(rows["stream_offset"][forward], "right")
+        opening = are(rows[forward & opens(rows)], CHECKPOINT_STATE)
+        opening = opening[np.argsort(opening["stream_offset"])]
+        found[forward] += opening["stream_offset"].searchsorted(rows["stream_offset"][forward], "right")
         late = np.where(rows["frame"] == 0, np.iinfo(np.int64).max, rows["frame"])[~forward]
-        found[~forward] = np.maximum.accumulate(opens["frame"]).searchsorted(late, "right")
+        found[~forward] += np.maximum.accumulate(opening["frame"]).searchsorted(late, "right")
         if not connection.start_seen:
             found[found == 0] = -1
     elif connection.kind == REMUS:
         ends = np.sort(are(rows[forward], CHECKPOINT_END)["stream_offset"])
-        found[forward] = ends.searchsorted(rows["stream_offset"][forward], "left")
+        found[forward] += ends.searchsorted(rows["stream_offset"][forward], "left")
     return found
 
 
-def _opens(rows: np.ndarray) -> np.ndarray:
+def opens(rows: np.ndarray) -> np.ndarray:
     """Which sync-points of the primary open a checkpoint: NEW, and one whose octets are missing
     (the primary sends nothing else)."""
     return (rows["direction"] == _FORWARD) & (rows["frame"] > 0) & (
         (rows["control_id"] == _OPENS_ID) | (rows["control_id"] < 0))
 
 
-def spans(connection: Connection, rows: np.ndarray) -> list[Span]:
-    """The spans of a connection, in order."""
+def spans(connection: Connection, rows: np.ndarray, before: int = 0) -> list[Span]:
+    """The spans of a connection, in order; `before` as in `numbers`."""
     if not len(rows):
         return []
-    which = numbers(connection, rows)
+    which = numbers(connection, rows, before)
     order = np.lexsort((rows["stream_offset"], which))
     present, starts = np.unique(which[order], return_index=True)
     found: list[Span] = []

@@ -8,7 +8,7 @@ timestamps for notebooks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from analysis.rows import NONE, STATUSES
 from dissector.connection import OURS, Connection
 from dissector.engine import Engine
 from dissector.findings import ERROR, NOTE, RULES, WARNING, Finding
-from dissector.protocol import BACK, DIRECTIONS, FORWARD, LAYERS, SENDER, STRUCTURES, XEN_COLO
+from dissector.protocol import DIRECTIONS, LAYERS, SENDER, STRUCTURES, XEN_COLO
 from dissector.syncpoints import (
     INSIDE_CHECKPOINT,
     OK,
@@ -43,6 +43,14 @@ PAIR_COLUMNS = {
     "connection": "int64", "checkpoint": "Int64", "phase": "object", "from": "object", "to": "object",
     **dict.fromkeys(("from_frame", "to_frame", "from_delivered_ns", "to_delivered_ns", "latency_ns"), "Int64"),
     "reason": "object"}
+_SYNC_KINDS = {
+    "connection": "int64", "checkpoint": "Int64", "control_id": "int64",
+    **dict.fromkeys(("name", "sender", "direction"), "object"),
+    **dict.fromkeys(("first_frame", "frame", "first_seen_ns", "last_seen_ns", "delivered_ns", "acked_ns"), "Int64"),
+    "spread_ms": "float64", "stream_offset": "int64", "status": "object", "doubt": "bool"}
+_FINDING_KINDS = {
+    "rule": "object", "severity": "object", "connection": "Int64", "direction": "object", "frame": "Int64",
+    "stream_offset": "Int64", "section": "object", "text": "object"}
 SYNC_COLUMNS = [
     "connection", "checkpoint", "control_id", "name", "sender", "direction", "frame",
     "first_seen_ns", "last_seen_ns", "delivered_ns", "acked_ns", "spread_ms", "stream_offset",
@@ -96,31 +104,24 @@ def records(rows: np.ndarray) -> pd.DataFrame:
 def syncs(points: list[Sync]) -> pd.DataFrame:
     """One row for each sync-point: `SYNC_COLUMNS`, and first_frame, doubt (bool: a hole or a lost
     place lies between it and the one before).  spread_ms is float64; 0: it passed in one frame."""
-    points = in_order(points)
-    records = [s.record for s in points]
-    first = np.array([r.first_seen_ns for r in records], np.int64)
-    delivered = np.array([r.delivered_ns for r in records], np.int64)
-    spread = np.where((first != 0) & (delivered != 0), (delivered - first) / 1e6, np.nan)
-    none = np.iinfo(np.int64).min
-    return pd.DataFrame({
-        "connection": np.array([r.connection for r in records], np.int64),
-        "checkpoint": _masked(np.array(
-            [none if s.checkpoint is None else s.checkpoint for s in points], np.int64), none),
-        "control_id": np.array([s.point.control_id for s in points], np.int64),
-        "name": pd.Categorical([s.point.short_name for s in points], SYNC_NAMES),
-        "sender": pd.Categorical([SENDER[r.direction] for r in records], list(SENDER.values())),
-        "direction": pd.Categorical([r.direction for r in records], list(DIRECTIONS)),
-        "first_frame": _masked(np.array([r.first_frame for r in records], np.int64)),
-        "frame": _masked(np.array([r.frame for r in records], np.int64)),
-        "first_seen_ns": _masked(first),
-        "last_seen_ns": _masked(np.array([r.last_seen_ns for r in records], np.int64)),
-        "delivered_ns": _masked(delivered),
-        "acked_ns": _masked(np.array([r.acked_ns for r in records], np.int64)),
-        "spread_ms": spread,
-        "stream_offset": np.array([r.stream_offset for r in records], np.int64),
-        "status": pd.Categorical([s.status for s in points], SYNC_STATUSES),
-        "doubt": np.array([s.doubt for s in points], np.bool_),
-    })
+    table = frame_of([sync_row(point) for point in in_order(points)], _SYNC_KINDS)
+    categories = {"name": SYNC_NAMES, "sender": list(SENDER.values()), "direction": list(DIRECTIONS),
+                  "status": SYNC_STATUSES}
+    return table.assign(**{name: pd.Categorical(table[name], known) for name, known in categories.items()})
+
+
+def sync_row(sync: Sync) -> dict[str, Any]:
+    """A row of `syncs`; None: not known."""
+    record = sync.record
+    first, delivered = record.first_seen_ns, record.delivered_ns
+    return {
+        "connection": record.connection, "checkpoint": sync.checkpoint, "control_id": sync.point.control_id,
+        "name": sync.point.short_name, "sender": SENDER[record.direction], "direction": record.direction,
+        "first_frame": record.first_frame or None, "frame": record.frame or None, "first_seen_ns": first or None,
+        "last_seen_ns": record.last_seen_ns or None, "delivered_ns": delivered or None,
+        "acked_ns": record.acked_ns or None,
+        "spread_ms": (delivered - first) / 1e6 if first and delivered else float("nan"),
+        "stream_offset": record.stream_offset, "status": sync.status, "doubt": sync.doubt}
 
 
 def pairs(found: Iterable[dict[str, Any]]) -> pd.DataFrame:
@@ -153,23 +154,24 @@ def connections(engine: Engine, records: pd.DataFrame, checkpoints: pd.DataFrame
                 every: bool = False) -> pd.DataFrame:
     """One row for each TCP connection that carries one of our streams; with `every`, for all of
     them, and `kind` says what the others seem to be."""
-    count = records["connection"].value_counts()
-    epochs = checkpoints["connection"].value_counts()
+    count = records["connection"].value_counts().to_dict()
+    epochs = checkpoints["connection"].value_counts().to_dict()
     rows: list[dict[str, Any]] = []
     for number in sorted({*engine.connections, *range(engine.streams.count if every else 0)}):
         connection = engine.connections.get(number)
         ours = connection is not None and connection.role == OURS
         if not ours and not every:
             continue
-        rows.append(_connection(engine, number, connection if ours else None, count, epochs))
+        rows.append(connection_row(engine, number, connection if ours else None, count, epochs))
     text = dict.fromkeys(("primary", "secondary", "kind", "xen_version", "guest_type"), "object")
     numbers = dict.fromkeys(("records", "checkpoints", "forward_octets", "back_octets", "holes"),
                             "Int64")
     return frame_of(rows, {"connection": "int64", **text, "start_seen": "boolean", **numbers})
 
 
-def _connection(engine: Engine, number: int, ours: Connection | None, count: pd.Series,
-                epochs: pd.Series) -> dict[str, Any]:
+def connection_row(engine: Engine, number: int, ours: Connection | None, count: Mapping[int, int],
+                   epochs: Mapping[int, int]) -> dict[str, Any]:
+    """A row of `connections`; `count` and `epochs`: records and checkpoints, by connection."""
     streams = engine.streams
     if ours is None:
         return {"connection": number, "primary": streams.endpoint(number, 0),
@@ -182,21 +184,21 @@ def _connection(engine: Engine, number: int, ours: Connection | None, count: pd.
             "xen_version": ours.xen_version or None, "guest_type": ours.guest_type or None,
             "start_seen": ours.start_seen, "records": int(count.get(number, 0)),
             "checkpoints": int(epochs.get(number, 0)),
-            "forward_octets": ours.passed(FORWARD), "back_octets": ours.passed(BACK),
-            "holes": len(ours.holes)}
+            **{f"{direction}_octets": octets for direction, octets in engine.passed(ours).items()},
+            "holes": ours.hole_count}
 
 
 def findings(found: list[Finding]) -> pd.DataFrame:
     """One row for each finding: rule, severity, connection, direction, frame, stream_offset,
     section, text."""
-    found = sorted(found, key=lambda f: (f.connection, f.frame))
-    return pd.DataFrame({
-        "rule": pd.Categorical([f.rule for f in found], list(RULES)),
-        "severity": pd.Categorical([f.severity for f in found], [ERROR, WARNING, NOTE]),
-        "connection": _masked(np.array([f.connection for f in found], np.int64), NONE),
-        "direction": pd.Categorical([f.direction or None for f in found], list(DIRECTIONS)),
-        "frame": _masked(np.array([f.frame for f in found], np.int64)),
-        "stream_offset": pd.array([f.stream_offset for f in found], dtype="Int64"),
-        "section": [f.section for f in found],
-        "text": [f.text for f in found],
-    })
+    table = frame_of([finding_row(f) for f in sorted(found, key=lambda f: (f.connection, f.frame))], _FINDING_KINDS)
+    categories = {"rule": list(RULES), "severity": [ERROR, WARNING, NOTE], "direction": list(DIRECTIONS)}
+    return table.assign(**{name: pd.Categorical(table[name], known) for name, known in categories.items()})
+
+
+def finding_row(finding: Finding) -> dict[str, Any]:
+    """A row of `findings`; None: not of one place."""
+    return {"rule": finding.rule, "severity": finding.severity,
+            "connection": None if finding.connection == NONE else finding.connection,
+            "direction": finding.direction or None, "frame": finding.frame or None,
+            "stream_offset": finding.stream_offset, "section": finding.section, "text": finding.text}

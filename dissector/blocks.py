@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from dissector.ahead import Ahead, is_worthwhile
+from dissector.arriving import Arriving
 from dissector.packets import Container, Packets, Reader, Slot
 from dissector.source import Source
 
@@ -24,6 +26,8 @@ class File:
     kind: str = ""
     packets: int = 0
     drops: int | None = None
+    missed: int = 0
+    """Files of a ring in front of it that were gone before they could be read."""
     places: list[tuple[int, int, Container]] = field(default_factory=list)
 
     @property
@@ -60,5 +64,22 @@ def read_blocks(names: Iterable[str | os.PathLike[str] | Source], on_progress: C
             reader = Reader(source, first, slots=slots)
             for packets in reader:
                 first = packets.first + len(packets)
+                yield packets
+            yield reader.container
+
+
+def arriving_blocks(arrivals: Iterable[tuple[str, Arriving, int]]) -> Generator[Block, None, None]:
+    """The same of octets that are still being written, as soon as they have come; each with its name, and how
+    many files in front of it were missed.  Packets of
+    length 0 say that for a moment nothing has."""
+    first, slot = 1, Slot()
+    for name, arriving, missed in arrivals:
+        yield File(name, first, seekable=False, missed=missed)
+        while not arriving.has_come():
+            yield slot.packets(0)
+        with Source(name, raw=arriving) as source:
+            reader = Reader(source, first, slots=itertools.repeat(slot))
+            for packets in reader:
+                first += len(packets)
                 yield packets
             yield reader.container

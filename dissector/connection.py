@@ -104,6 +104,8 @@ class Connection:
         self.prefixes = [b"", b""]
         self._begins = [0, 0]
         self.holes: list[Hole] = []
+        self.hole_count = 0
+        """Those included that were forgotten (`forget_before`)."""
         self.findings: list[Finding] = []
         self.stream = Stream()
         self._directions: list[Direction] = []
@@ -180,6 +182,33 @@ class Connection:
         """So many octets of a side passed unseen, as `expects` allowed."""
         self.stream.skip(side, octets)
         self._directions[side].skip(octets)
+
+    def tick(self, now: int) -> list[Record]:
+        """Nothing has come, and it is `now` (ns): the records that waited for octets which nobody will bring."""
+        return self._take(self.stream.tick(now))
+
+    @property
+    def over(self) -> bool:
+        """Whether both ends have said their last, or one has cut the connection."""
+        return self.stream.reset or all(self.stream.known_end(side) for side in (0, 1))
+
+    @property
+    def settled(self) -> int:
+        """Running number of the first frame from which on records may still come; those in front are all known
+        and judged."""
+        blocked = [frame for side in (0, 1) for frame in (
+            self.stream.waiting_from(side), self._directions[side].held_from) if frame]
+        return min(blocked, default=1 << 62)
+
+    def forget_before(self, frame: int) -> None:
+        """Holes and stretches that were not understood, all of which lies in front of a frame, are not asked for
+        any more."""
+        self.holes = [hole for hole in self.holes if not 0 < hole.frame < frame]
+        for side, direction in enumerate(self._directions):
+            unread = direction.unread
+            kept = [u for u in unread[:-1] if u.frame == 0 or (u.until_frame or frame) >= frame] + unread[-1:]
+            self._doubted[side] -= len(unread) - len(kept)
+            direction.unread = kept
 
     def finish(self) -> list[Record]:
         """The capture has ended: what is still open ends here."""
@@ -392,6 +421,7 @@ class Connection:
             row = run.rows[i]
             hole = Hole(side, int(row[OFFSET]), int(row[SIZE]), int(row[FRAME]))
             self.holes.append(hole)
+            self.hole_count += 1
             behind = run.rows[i + 1:, FRAME]
             frame = hole.frame or (int(behind[0]) if len(behind) else 0)
             heapq.heappush(self._doubts, max(frame - 1, 0))
@@ -432,9 +462,7 @@ class Connection:
         """Judge, in order, what no record that is still to come can precede."""
         if self.role != OURS:
             return
-        blocked = [frame for side in (0, 1) for frame in (
-            self.stream.waiting_from(side), self._directions[side].held_from) if frame]
-        until = min(blocked) if blocked and not final else 1 << 62
+        until = 1 << 62 if final else self.settled
         if surplus := _surplus(self._waiting):
             until = max(until, self._waiting[surplus - 1].frame + 1)
         ready = [r for r in self._waiting if r.frame < until]

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import bisect
+import functools
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -100,21 +101,52 @@ class Engine:
     def read(self, found: Iterable[Block]) -> Iterator[Record | Sync | Message]:
         """Events of these blocks, which are a whole capture."""
         for block in found:
-            if isinstance(block, File):
-                self.files.append(block)
-            elif isinstance(block, Packets):
-                yield from self._packets(block, self.files[-1])
-            else:
-                self._end_of_file(self.files[-1], block)
+            yield from self.take(block)
         yield from self.finish()
+
+    def take(self, block: Block) -> Iterator[Record | Sync | Message]:
+        """Events of the next block."""
+        if isinstance(block, File):
+            self.files.append(block)
+            if block.missed:
+                self.findings.append(Finding("missed_files", f"{block.text}: {block.missed} files in front of it "
+                                             "were gone before they could be read"))
+        elif isinstance(block, Packets):
+            yield from self._packets(block, self.files[-1])
+        else:
+            self._end_of_file(self.files[-1], block)
+
+    def tick(self, now: int) -> Iterator[Record | Sync | Message]:
+        """For a moment nothing has come, and by the capture's clock it is `now` (ns): what waits for octets
+        that nobody will bring waits no longer."""
+        for connection in self.connections.values():
+            if connection.stream.waits:
+                yield from self._advance(connection, functools.partial(connection.tick, now))
+
+    def retire(self, number: int) -> Iterator[Record | Sync | Message]:
+        """A connection is over: its last events.  Nothing of it is remembered; if it should speak again, that is
+        a late start."""
+        connection = self.connections[number]
+        yield from self._advance(connection, connection.finish)
+        self._held -= connection.stream.held_octets
+        self._undecided.pop(number, None)
+        self._ours -= connection.role in (OURS, CONTROL)
+        del self.connections[number]
 
     def finish(self) -> Iterator[Record | Sync | Message]:
         """The capture has ended."""
         for connection in self.connections.values():
-            self._catch_up(connection)
-            yield from self._own(connection.finish())
-            yield from self._take(connection)
+            yield from self._advance(connection, connection.finish)
         self._report()
+
+    def _advance(self, connection: Connection, step: Callable[[], list[Record]]) -> Iterator[Record | Sync | Message]:
+        """Events of a step that brings no segments."""
+        self._catch_up(connection)
+        self._held -= connection.stream.held_octets
+        records = step()
+        self._held += connection.stream.held_octets
+        yield from self._own(records)
+        yield from self._take(connection)
 
     def read_octets(self, record: Record) -> bytes | None:
         """Every octet of a record, page contents and blobs too (`dissector.recall`)."""
@@ -129,6 +161,12 @@ class Engine:
     def ours(self) -> list[Connection]:
         """The connections that carry one of our streams."""
         return [c for c in self.connections.values() if c.role == OURS]
+
+    def passed(self, connection: Connection) -> dict[str, int]:
+        """Octets that have passed, by direction, those included that nobody looks at (`Streams.expect`)."""
+        unseen = self.streams.passed(connection.number)
+        return {direction: connection.passed(direction) + unseen[connection.side(direction)]
+                for direction in DIRECTIONS}
 
     def seems(self, number: int) -> str:
         """What a connection that is none of ours seems to be (`dissector.recognise`)."""
@@ -152,7 +190,10 @@ class Engine:
         return primary, secondary
 
     def _packets(self, packets: Packets, file: File) -> Iterator[Record | Sync | Message]:
+        if not len(packets):
+            return
         file.packets += len(packets)
+        file.drops = packets.drops
         if packets.container is not None and file.seekable:
             file.places.append((packets.first, packets.start, packets.container))
         if not self.first_ns and packets.time.any():

@@ -70,6 +70,8 @@ RULES = {rule.name: rule for rule in (
     Rule("hole_given_up", WARNING, "capture", "so much waits behind a hole that it is given up, "
          "although it might still be filled"),
     Rule("clock_back", NOTE, "capture", "the capture's clock steps back"),
+    Rule("missed_files", WARNING, "capture", "files of a ring were gone before they could be read; larger ones, or "
+         "more, help"),
     Rule("capture_drops", WARNING, "capture", "the capturing program dropped packets"),
     Rule("damaged_file", WARNING, "capture", "the capture file ends early or is damaged"),
     Rule("cut_headers", WARNING, "capture", "frames are too short for their TCP header"),

@@ -70,6 +70,8 @@ class Packets:
     first: int = 0
     start: int = 0
     container: Container | None = None
+    drops: int | None = None
+    """Packets that the capturing program says it had lost, where these octets end."""
     more: bool = False
     """Whether the octets hold more packets, which come next."""
 
@@ -408,7 +410,8 @@ def describe(head: bytes) -> str:
 
 
 class Reader:
-    """Packets of one source, in blocks of columns, with memory that does not depend on its size."""
+    """Packets of one source, in blocks of columns, with memory that does not depend on its size.  A block
+    without packets says that nothing has come for a moment (`dissector.arriving`)."""
 
     def __init__(self, source: Source, first: int = 1, container: Container | None = None,
                  position: int = 0, slots: Iterator[Slot] | None = None) -> None:
@@ -422,7 +425,10 @@ class Reader:
     def __iter__(self) -> Generator[Packets, None, None]:
         slot = next(self._slots)
         container, have, at = self.container, 0, 0
-        while n := self.source.readinto(memoryview(slot.data.data)[have:min(have + BLOCK, len(slot.data))]):
+        while (n := self.source.readinto(memoryview(slot.data.data)[have:min(have + BLOCK, len(slot.data))])) != 0:
+            if n is None:  # a moment in which nothing came
+                yield slot.packets(0)
+                continue
             have += n
             if container.skip:
                 gone = min(container.skip, have)
@@ -434,6 +440,7 @@ class Reader:
                 start, moved, at = self.position + at, after != at, after
                 if len(packets):
                     packets.first, packets.start, packets.container = self._next, start, before
+                    packets.drops = container.drops
                     packets.more = container.full and moved and not container.fault
                     self._next += len(packets)
                     yield packets

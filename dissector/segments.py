@@ -57,11 +57,11 @@ NOT_KNOWN, SILENT = -1, -2
 """In place of the sequence number that `Streams.expect` wants."""
 
 # what is known of a stream
-_IGNORED, _HEARD, _SPOKE, _FOREIGN = range(4)
+_IGNORED, _HEARD, _SPOKE, _FOREIGN, _LAST = range(5)
 # what is known of one side of it: the sequence number before its first octet (-1: unknown), flags it
 # has sent in front of any octet (SYN, FIN), its octets, and what `Streams.expect` said
 (_BASE, _OPENING, _OCTETS, _NEXT, _LEFT, _AWAITED, _PASSED) = range(7)
-_NEW_STREAM = np.array([0, 0, -1, 0])
+_NEW_STREAM = np.array([0, 0, -1, 0, 0])
 _NEW_SIDE = np.array([-1, 0, 0, -1, 0, -1, 0])
 _NO_STREAM = -1
 
@@ -120,6 +120,10 @@ class Streams:
     def octets(self) -> np.ndarray:
         """Octets that each side of each stream has sent (int64, repeated ones too)."""
         return self._sides[:, :, _OCTETS]
+
+    def last_ns(self, stream: int) -> int:
+        """Time of the last segment with octets, of either side; 0: not known."""
+        return int(self._streams[stream, _LAST])
 
     def ignore(self, stream: int) -> None:
         """Hand out no more rows of this stream."""
@@ -354,6 +358,8 @@ def _scan(data: Octets, openings: Words, ends: WordTable, headers: Table, times:
             theirs[_BASE] = (acknowledgement - 1) & 0xFFFFFFFF
         mine[_OCTETS] += length
         about = streams[stream]
+        if length:
+            about[_LAST] = time
         if length and length == mine[_OCTETS]:
             known = about[_IGNORED] and about[_FOREIGN]  # its answer tells more of what it is
             if known or _is_foreign(data, openings, mine, header):

@@ -42,13 +42,13 @@ class _Peeked(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]
+    def readinto(self, buffer) -> int | None:  # type: ignore[no-untyped-def]
         if self._head:
             n = min(len(buffer), len(self._head))
             buffer[:n] = self._head[:n]
             self._head = self._head[n:]
             return n
-        return self._raw.readinto(buffer) or 0
+        return self._raw.readinto(buffer)
 
 
 class _GzipMember:
@@ -98,7 +98,7 @@ class _Decompressed(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]
+    def readinto(self, buffer) -> int | None:  # type: ignore[no-untyped-def]
         if self._error:
             raise self._error
         filled = 0
@@ -107,7 +107,10 @@ class _Decompressed(io.RawIOBase):
             if not octets and (self._member.eof or self._member.needs_input):
                 if filled and self._is_pipe:
                     break
-                octets = self._raw.read(_CHUNK) or b""
+                read = self._raw.read(_CHUNK)
+                if read is None:  # more may come
+                    return filled or None
+                octets = read
                 if not octets and not self._member.eof:
                     self._error = EOFError("it ends early")
                     if not filled:
@@ -137,14 +140,29 @@ def _zstd() -> Any:
     return zstd
 
 
+def open_raw(name: str) -> io.RawIOBase:
+    """A file, or stdin, as it is.  Raises SourceError."""
+    try:
+        if name == STDIN and sys.stdin is None:
+            raise SourceError("stdin is closed: name a file, or pipe a capture in")
+        if name == STDIN:
+            return os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)
+        return open(name, "rb", buffering=0)
+    except IsADirectoryError:
+        raise SourceError(f"{name}: is a directory; name the capture files in it") from None
+    except OSError as error:
+        raise SourceError(f"{name}: {error.strerror or error}") from None
+
+
 class Source:
     """Octets of one file or pipe, decompressed.
 
     `name` is what the user called it; `seekable` tells whether the same octets can be read again;
-    `fault` holds one line if the octets end early because the compressed data is damaged.
+    `fault` holds one line if the octets end early because the compressed data is damaged.  `raw`: where
+    they come from, if not from a file of that name (`dissector.arriving`).
     """
 
-    def __init__(self, name: str | os.PathLike[str], *,
+    def __init__(self, name: str | os.PathLike[str], *, raw: io.RawIOBase | None = None,
                  on_progress: Callable[[int], None] | None = None) -> None:
         self.name = os.fspath(name)
         self.fault: str | None = None
@@ -153,22 +171,12 @@ class Source:
         self._on_progress = on_progress
         self._reported = 0
         self._ahead = b""
-        try:
-            if self.name == STDIN and sys.stdin is None:
-                raise SourceError("stdin is closed: name a file, or pipe a capture in")
-            if self.name == STDIN:
-                self._raw: io.RawIOBase = os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)
-            else:
-                self._raw = open(self.name, "rb", buffering=0)  # noqa: SIM115
-        except IsADirectoryError:
-            raise SourceError(f"{self.name}: is a directory; name the capture files in it") from None
-        except OSError as error:
-            raise SourceError(f"{self.name}: {error.strerror or error}") from None
+        self._raw = raw or open_raw(self.name)
         self.seekable = self._raw.seekable() and self.name != STDIN
         self.size = os.fstat(self._raw.fileno()).st_size if self.seekable else 0
         head = b""
-        while len(head) < len(ZSTD_MAGIC) and (more := self._raw.read(len(ZSTD_MAGIC) - len(head))):
-            head += more
+        while len(head) < len(ZSTD_MAGIC) and (more := self._raw.read(len(ZSTD_MAGIC) - len(head))) != b"":
+            head += more or b""
         if self.seekable:
             self._raw.seek(0)
             octets: io.RawIOBase = self._raw
@@ -189,21 +197,22 @@ class Source:
     def peek(self, count: int) -> bytes:
         """The next `count` octets, which stay; fewer if there are no more."""
         buffer = bytearray(count)
-        while len(self._ahead) < count and (n := self._fill(memoryview(buffer))):
-            self._ahead += bytes(buffer[:n])
+        while len(self._ahead) < count and (n := self._fill(memoryview(buffer))) != 0:
+            self._ahead += bytes(buffer[:n or 0])
         return self._ahead[:count]
 
-    def readinto(self, buffer: memoryview) -> int:
-        """Fill a part of `buffer`; the number of octets, 0 at the end."""
+    def readinto(self, buffer: memoryview) -> int | None:
+        """Fill a part of `buffer`; the number of octets, 0 at the end, None if nothing has come for a moment
+        (`dissector.arriving`)."""
         if self._ahead:
             n = min(len(buffer), len(self._ahead))
             buffer[:n], self._ahead = self._ahead[:n], self._ahead[n:]
             return n
         return self._fill(buffer)
 
-    def _fill(self, buffer: memoryview) -> int:
+    def _fill(self, buffer: memoryview) -> int | None:
         try:
-            n = self._octets.readinto(buffer) or 0
+            n = self._octets.readinto(buffer)
         except self._errors as error:
             self.fault = f"the {self.compression or 'input'} data is damaged ({error})"
             if "too much memory" in str(error):

@@ -161,6 +161,15 @@ class Stream:
         state[_HIGH] = max(state[_HIGH], state[_NEXT])
         state[_FAR_COUNT] = 0
 
+    def tick(self, now: int) -> tuple[Run, Run]:
+        """Nothing has come, and it is `now` (ns): give up the holes that have waited long enough."""
+        return self._advance(_NO_ROWS, _NO_TIMES, 0, _NO_OCTETS, False, now)
+
+    @property
+    def waits(self) -> bool:
+        """Whether octets wait, or are known to be missing."""
+        return bool(self._state[:, _HELD].any() or self._state[:, _ACKS].any())
+
     def start(self, side: int) -> tuple[Run, Run]:
         """The octets held at the start of a stream without SYN are its start: wait no longer."""
         if self._state[side, _STATE] == _WAITING:
@@ -212,7 +221,7 @@ class Stream:
         return sum(len(kept) for kept in self._kept)
 
     def _advance(self, rows: np.ndarray, times: np.ndarray, first: int, data: np.ndarray,
-                 final: bool) -> tuple[Run, Run]:
+                 final: bool, now: int = 0) -> tuple[Run, Run]:
         # A segment fills gaps between held ranges, and leaves at most one gap more than it found.
         room = 2 * int(self._state[:, _HELD].max()) + 3 * len(rows) + 8
         held = np.empty((2, room, RANGE_COLUMNS), np.int64)
@@ -227,7 +236,7 @@ class Stream:
                 mine = rows[:, SIDE] == side
                 self.syn[side] |= bool((rows[mine, FLAGS] & SYN).any())
         self.reset |= bool(flags & RST)
-        _assemble(rows, times, first, self._state, held, acks, out, final, self.limit)
+        _assemble(rows, times, first, self._state, held, acks, out, final, self.limit, now)
         runs = tuple(Run(out[side, :self._state[side, _OUT]],
                          acks[side, :self._state[side, _ACKS]].copy(), data, self._kept[side])
                      for side in (0, 1))
@@ -256,8 +265,9 @@ class Stream:
 
 @kernel
 def _assemble(rows: Table, times: Numbers, first: int, state: Table, held: Tables, acks: Tables, out: Tables,
-              final: bool, limit: int) -> None:
-    """Run the segments of one connection through both directions' states, in capture order."""
+              final: bool, limit: int, now: int) -> None:
+    """Run the segments of one connection through both directions' states, in capture order; `now`: the time
+    that it is behind the last one, 0: what that one says."""
     for s in range(2):
         state[s, _OUT] = 0
         _drain(state[s], held[s], out[s])
@@ -296,17 +306,30 @@ def _assemble(rows: Table, times: Numbers, first: int, state: Table, held: Table
         for s in range(2):
             if state[s, _HELD]:
                 _give_up(state[s], held[s], acks[s], out[s], time, False, limit)
+    if now:
+        for s in range(2):
+            _give_up(state[s], held[s], acks[s], out[s], now, False, limit)
+            mine = state[s]
+            if mine[_HELD] == 0 and mine[_STATE] == _RUNNING:
+                ack = _first_ack(mine, acks[s], mine[_NEXT] + 1)
+                if ack >= 0 and now - acks[s, ack, ACK_TIME] > GRACE:
+                    _end_in_hole(mine, acks[s], out[s])
     if final:
         for s in range(2):
             _give_up(state[s], held[s], acks[s], out[s], 0, True, limit)
-            # What was acknowledged and never seen at all is a hole at the end.
-            end = state[s, _ACKED]
-            if 0 <= state[s, _END] < end:
-                end = state[s, _END]
-            elif state[s, _END] < 0 and end == state[s, _NEXT] + 1:
-                end -= 1  # one more than the last octet seen: a FIN that the capture lacks
-            if state[s, _STATE] == _RUNNING and end > state[s, _NEXT]:
-                _emit_hole(state[s], acks[s], out[s], end)
+            _end_in_hole(state[s], acks[s], out[s])
+
+
+@compiled
+def _end_in_hole(mine, acks, out):  # type: ignore[no-untyped-def]
+    """What was acknowledged and never seen at all is a hole at the end."""
+    end = mine[_ACKED]
+    if 0 <= mine[_END] < end:
+        end = mine[_END]
+    elif mine[_END] < 0 and end == mine[_NEXT] + 1:
+        end -= 1  # one more than the last octet seen: a FIN that the capture lacks
+    if mine[_STATE] == _RUNNING and end > mine[_NEXT]:
+        _emit_hole(mine, acks, out, end)
 
 
 @compiled
