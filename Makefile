@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-# Commands that set up all that they need: `make demo`, `make test`, `make bench`.
+# Commands that set up all that they need: `make demo`, `make demo-live`, `make test`, `make bench`.
 
 VENV   := .venv
 PYTHON := $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11,\
@@ -14,6 +14,7 @@ programs: PROGRAMS := \
   chromium:chromium luacheck:lua-check luac5.1:lua5.1 luac5.2:lua5.2 luac5.3:lua5.3 luac5.4:lua5.4
 bench-programs: PROGRAMS := \
   tshark:tshark capinfos:wireshark-common tcpdump:tcpdump pigz:pigz zstd:zstd
+live-programs: PROGRAMS := dumpcap:wireshark-common ip:iproute2
 APT      := $(if $(filter 0,$(shell id -u)),,sudo) env DEBIAN_FRONTEND=noninteractive apt-get
 
 # Seconds for which `make fuzz` fuzzes each of its harnesses.
@@ -23,7 +24,7 @@ HARNESSES    := reader streams framing scapy_layer capture
 # What `make bench` is told, for instance --quick, --only NAME, --folder PLACE.
 BENCH :=
 
-.PHONY: demo test lint fuzz bench programs bench-programs clean
+.PHONY: demo demo-live test lint fuzz bench programs bench-programs live-programs clean
 
 demo: $(VENV)/ready
 	@echo
@@ -38,6 +39,10 @@ demo: $(VENV)/ready
 	@echo "Open it in a browser: xdg-open $(REPORT)"
 	@echo
 	@echo "Now try it on a capture of yours: $(BIN)/coloscope report FILE"
+
+# Both ends of a COLO pair on this machine, watched; other options: LIVE="--format jsonl"
+demo-live: $(VENV)/ready-for-live live-programs
+	@$(BIN)/python -m tests.synthesiser.demo $(LIVE)
 
 test: $(VENV)/ready-for-tests programs lint
 	$(BIN)/python -m pytest -n 2
@@ -55,7 +60,7 @@ fuzz: $(VENV)/ready-for-tests
 bench: $(VENV)/ready-for-bench bench-programs
 	@$(BIN)/python -m benchmarks.speed $(BENCH)
 
-programs bench-programs:
+programs bench-programs live-programs:
 	@missing="$(foreach p,$(PROGRAMS),$$(command -v $(firstword $(subst :, ,$(p))) >/dev/null 2>&1 || echo $(lastword $(subst :, ,$(p)))))"; \
 	missing=$$(echo $$missing | tr ' ' '\n' | sort -u | tr '\n' ' '); \
 	if [ -n "$${missing% }" ]; then \
@@ -75,6 +80,10 @@ $(VENV)/ready: $(VENV)/bin/python pyproject.toml
 
 $(VENV)/ready-for-tests: $(VENV)/ready
 	$(BIN)/python -m pip install -q -e '.[test]'
+	@touch $@
+
+$(VENV)/ready-for-live: $(VENV)/ready
+	@$(BIN)/python -m pip install -q -e '.[live]'
 	@touch $@
 
 $(VENV)/ready-for-bench: $(VENV)/ready

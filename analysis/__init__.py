@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from analysis.capture import Capture
     from analysis.comparison import compare
     from analysis.reading import read
+    from analysis.two_ends import pair
 
-__all__ = ["Capture", "compare", "read"]
+__all__ = ["Capture", "compare", "pair", "read"]
 
-_HOMES = {"Capture": "analysis.capture", "compare": "analysis.comparison", "read": "analysis.reading"}
+_HOMES = {"Capture": "analysis.capture", "compare": "analysis.comparison", "pair": "analysis.two_ends",
+          "read": "analysis.reading"}
 
 
 def scapy_ext(ext: Any) -> None:

@@ -87,8 +87,9 @@ class _Wire:
     """The segments of one connection, looked up."""
 
     def __init__(self, segments: pd.DataFrame, usual: dict[str, Any]) -> None:
+        segments = segments.assign(time_ns=segments["time_ns"].fillna(0).astype("int64"))  # 0: not known
+        self._base = int(segments["time_ns"].max())
         self._rows = segments.set_index("frame")
-        self._base = int(segments["time_ns"].min())
         self._usual = {end: float(usual[f"to_{end}_usual_ms"]) * 1e6 for end in ENDS}
         self._sent: dict[str, tuple[pd.DataFrame, np.ndarray]] = {}
         self._twice: dict[str, tuple[np.ndarray, np.ndarray]] = {}
@@ -123,7 +124,7 @@ class _Wire:
         return self._ns(int(rows["time_ns"].iloc[at]))
 
     def _ns(self, time: int) -> float:
-        """ns from the connection's first segment: a float cannot hold those since the epoch."""
+        """ns from the connection's last segment: a float cannot hold those since the epoch."""
         return float(time - self._base) if time else np.nan
 
     def _again(self, record: Record) -> bool:

@@ -53,6 +53,7 @@ CAUSES = {cause.name: cause for cause in (
           "The primary is too slow: look at dom0's CPU, and at what reads the guest's memory and device state."),
 )}
 """In the order in which they take precedence where they overlap."""
+_PRECEDENCE = {name: i for i, name in enumerate(CAUSES)}
 
 SLOW_LEAST = 20.0
 """ms that one side may take for a step of its own; suspending, merging, loading and resuming a VM takes a few."""
@@ -73,16 +74,10 @@ COLUMNS = {"connection": "int64", "checkpoint": "Int64", "phase": "object", "cau
 class _Part:
     """Some of a phase: ns, and the longest stretch of it as evidence."""
 
-    duration: int = 0
-    longest: int = 0
-    frame: int | None = None
-    to_frame: int | None = None
+    duration: int
+    frame: int
+    to_frame: int
     wait: Wait | None = None
-
-    def add(self, begin: int, end: int, frame: int, to_frame: int, wait: Wait | None = None) -> None:
-        self.duration += end - begin
-        if end - begin > self.longest:
-            self.longest, self.frame, self.to_frame, self.wait = end - begin, frame, to_frame, wait
 
 
 def causes(engine: Engine, rows: np.ndarray, phases: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -154,17 +149,16 @@ class _Explainer:
     def explain(self, phase: dict[str, Any]) -> dict[str, _Part]:
         """The parts of a phase by name, those that take no time left out."""
         begin, end, boundary = int(phase["begin_ns"]), int(phase["end_ns"]), self._boundaries[phase["phase"]]
-        parts: dict[str, _Part] = {}
-        free = [(begin, end)]
         sends = _sends(boundary)
-        for cause in CAUSES:
-            for wait in self._between(begin, end):
-                if _name(wait, sends, self._sides[FORWARD]) != cause:
-                    continue
-                taken, free = _take(free, wait.begin, wait.end)
-                for a, b in taken:
-                    parts.setdefault(cause, _Part()).add(a, b, wait.frame, wait.to_frame, wait)
-        left = sum(b - a for a, b in free)
+        found = [(name, wait) for wait in self._between(begin, end)
+                 if (name := _name(wait, sends, self._sides[FORWARD]))]
+        found.sort(key=lambda pair: _PRECEDENCE[pair[0]])
+        took, left = _shares([(max(wait.begin, begin), min(wait.end, end)) for _, wait in found], begin, end)
+        parts: dict[str, _Part] = {}
+        for name in CAUSES:
+            if mine := [i for i, pair in enumerate(found) if pair[0] == name and took[i]]:
+                longest = found[max(mine, key=lambda i: took[i])][1]
+                parts[name] = _Part(sum(took[i] for i in mine), longest.frame, longest.to_frame, longest)
         if sends or boundary.pick == "next" or end < begin:
             rest = {TRANSFER if sends else RUNNING: left if end >= begin else end - begin}
         else:
@@ -172,7 +166,7 @@ class _Explainer:
             rest = {SLOW + boundary.phase: work, NETWORK: left - work}
         for name, duration in rest.items():
             if duration:
-                parts[name] = _Part(duration, duration, int(phase["begin_frame"]), int(phase["end_frame"]))
+                parts[name] = _Part(duration, int(phase["begin_frame"]), int(phase["end_frame"]))
         return parts
 
     def claim(self, name: str, part: _Part, phase: dict[str, Any]) -> str:
@@ -219,15 +213,15 @@ def _name(wait: Wait, sends: bool, primary: int) -> str:
     return SENDER_IDLE if wait.cause == IDLE else wait.cause
 
 
-def _take(free: list[tuple[int, int]], begin: int, end: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """(what of a stretch is free, what is free without it)."""
-    taken, left = [], []
-    for a, b in free:
-        x, y = max(a, begin), min(b, end)
-        if x >= y:
-            left.append((a, b))
-            continue
-        taken.append((x, y))
-        left += [(p, q) for p, q in ((a, x), (y, b)) if p < q]
-    return taken, left
-
+def _shares(stretches: list[tuple[int, int]], begin: int, end: int) -> tuple[list[int], int]:
+    """How much each of the stretches has of the time from `begin` to `end`, and how much is nobody's; where they
+    overlap it belongs to the first."""
+    edges = np.unique(np.array([(begin, end), *stretches], np.int64))
+    owner = np.full(max(len(edges) - 1, 0), -1)
+    for i in reversed(range(len(stretches))):
+        first, last = edges.searchsorted(stretches[i])
+        owner[first:last] = i
+    took = np.zeros(len(stretches) + 1, np.int64)
+    np.add.at(took, owner, np.diff(edges))
+    *shares, left = took.tolist()
+    return shares, left

@@ -60,3 +60,9 @@ def in_words(row: dict[str, Any]) -> str:
     how_much = f"{ms:.0f} of {whole:.0f}" if whole - ms >= 0.5 else f"{ms:.0f}"
     how_often = f" ({row['checkpoints']} of {row['of']} checkpoints)" if row["of"] > 1 else ""
     return f"{how_much} ms of {row['phase']}: {row['text']}{how_often}"
+
+
+def short(row: dict[str, Any]) -> str:
+    """A row of it in three words."""
+    name = str(row["cause"]).replace("_", " ")
+    return name if name.endswith(row["phase"]) else f"{name} in {row['phase']}"

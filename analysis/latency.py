@@ -14,8 +14,9 @@ from analysis.statistics import summary
 
 COLUMNS = {"connection": "int64", "phase": "object", "from": "object", "to": "object",
            "count": "int64", "lost": "int64", **dict.fromkeys(summary(np.array([])), "float64")}
-_ORDER = {(CHECKPOINT, *pair): i for i, pair in enumerate((*TRANSITIONS, *WHOLES))}
-_ORDER |= {(FIRST_BOOT, *pair): len(_ORDER) + i for i, pair in enumerate(TRANSITIONS)}
+ORDER = {(CHECKPOINT, *pair): i for i, pair in enumerate((*TRANSITIONS, *WHOLES))}
+ORDER |= {(FIRST_BOOT, *pair): len(ORDER) + i for i, pair in enumerate(TRANSITIONS)}
+"""(phase, from, to) of every pair: in which order they are listed."""
 
 
 def latency_rows(pairs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -25,7 +26,7 @@ def latency_rows(pairs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         key = tuple(pair[name] for name in ("connection", "phase", "from", "to"))
         groups[key].append(None if pair["reason"] else pair["latency_ns"])
     rows = []
-    for key in sorted(groups, key=lambda key: (key[0], _ORDER[key[1:]])):
+    for key in sorted(groups, key=lambda key: (key[0], ORDER[key[1:]])):
         good = [latency for latency in groups[key] if latency is not None]
         rows.append(dict(zip(COLUMNS, (*key, len(good), len(groups[key]) - len(good),
                                        *summary(np.array(good, np.int64)).values()), strict=True)))

@@ -131,7 +131,8 @@ class Plots:
             figure.add_scatter(
                 x=rows["time"].dt.tz_localize(None), y=rows["ms"], name=name, mode="markers",
                 marker={"color": colour, "symbol": symbol, "size": 6},
-                customdata=list(zip(rows["checkpoint"].astype(str), rows["filter"].map(escape), strict=True)),
+                customdata=list(zip(rows["checkpoint"].astype("string").fillna("not numbered"),
+                                    rows["filter"].map(escape), strict=True)),
                 hovertemplate="checkpoint %{customdata[0]}: %{y:.3f} ms<br>%{customdata[1]}<extra>"
                               + escape(name) + "</extra>")
         return _or_empty(figure, "no latencies were measured")

@@ -52,7 +52,7 @@ class Reading:
             return f"no TCP connection in {packets} packets" + (f"; {why}" if why else "")
         parts = [f"{count} TCP connection{'s'[:count != 1]}, none carries a Xen migration stream"]
         seen: dict[str, str] = {}
-        for number in range(count):
+        for number in engine.streams.samples():
             if (kind := engine.seems(number)) not in seen:
                 ends = [engine.streams.endpoint(number, side) for side in (0, 1)]
                 seen[kind] = min(ends, key=lambda end: int(end.rpartition(":")[2]))

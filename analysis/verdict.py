@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from analysis.explanation import in_words, usual
+from analysis.explanation import in_words, short, usual
 from analysis.phases import NAMES
 from analysis.statistics import percentile
 from analysis.waits import NAGLE, RETRANSMISSION, ROUND_TRIP
@@ -86,7 +86,8 @@ def _end(capture: Capture, connection: int, kind: str | None) -> str:
         last = before.loc[before["frame"].idxmax()]
         point = XEN_COLO.numbered(None if pd.isna(last["control_id"]) else int(last["control_id"]))
         ms = (first["time_ns"] - last["delivered_ns"]) / 1e6
-        behind = f", {ms:.0f} ms behind {point.short_name if point else '.'.join((last['layer'], last['name']))}"
+        behind = ", behind" if pd.isna(ms) else f", {ms:.0f} ms behind"
+        behind += f" {point.short_name if point else '.'.join((last['layer'], last['name']))}"
     return f"; the {SENDER[first['direction']]} ended it in frame {first['frame']}{behind}"
 
 
@@ -102,17 +103,12 @@ def _what_for(causes: list[dict[str, Any]]) -> str:
     first, *others = causes
     text = f"Most of its time, {_share(first)}, goes here: {in_words(first)}"
     if others:
-        text += "; then " + ", ".join(f"{_short(row)} ({_share(row)})" for row in others[:_SENT_PHASES - 1])
+        text += "; then " + ", ".join(f"{short(row)} ({_share(row)})" for row in others[:_SENT_PHASES - 1])
     return text + "."
 
 
 def _share(row: dict[str, Any]) -> str:
     return f"{100 * row['share']:.0f} %"
-
-
-def _short(row: dict[str, Any]) -> str:
-    name = row["cause"].replace("_", " ")
-    return name if name.endswith(row["phase"]) else f"{name} in {row['phase']}"
 
 
 def _longest_phases(capture: Capture, connection: int) -> list[str]:
@@ -145,7 +141,7 @@ def _advice(causes: list[dict[str, Any]]) -> list[str]:
     setting = next((row for row in causes if row["cause"] in _SETTINGS), first)
     if setting is first:
         return [f"What helps: {_inside(first['advice'])}."]
-    return [f"What helps: {_inside(first['advice'])}; and against {_short(setting)} ({_share(setting)}): "
+    return [f"What helps: {_inside(first['advice'])}; and against {short(setting)} ({_share(setting)}): "
             f"{_inside(setting['advice'])}."]
 
 

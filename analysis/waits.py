@@ -111,6 +111,7 @@ class _Sender:
         self.answer_frame, self.answer_time = answers["frame"], answers["time_ns"]
         self.covers = np.maximum.accumulate(answers["acknowledges"])
         window = answers["window"]
+        self.window_known = window != NOT_KNOWN
         self.edge = np.where(window == NOT_KNOWN, np.iinfo(np.int64).max, answers["acknowledges"] + window)
         self.answered = theirs.searchsorted(mine)
         """Of each segment how many answers had passed before it."""
@@ -119,16 +120,18 @@ class _Sender:
         """What the silence behind segment `i` was for."""
         begin, end = int(self.time[i]), int(self.time[i + 1])
         before, behind = int(self.answered[i]), int(self.answered[i + 1])
-        covered = int(self.covers[before - 1]) if before else None
+        if not before:  # the capture has one direction only
+            return
         if self.kind[i + 1] != KINDS.index(NEW):
             since = int(self.missing[i + 1])
-            acknowledged = int(self.covers[behind - 1]) if behind else 0
-            if acknowledged >= self.offset[i + 1] + self.length[i + 1]:  # it asks whether the peer is there
+            if self.covers[behind - 1] >= self.offset[i + 1] + self.length[i + 1]:  # a probe of the peer
                 yield self._wait(IDLE, begin, end, i)
             elif since and not self.needless[i + 1]:
                 yield self._wait(RETRANSMISSION, max(begin, since), end, i)
             return
-        if before and (opened := self._opened(i, before, behind)):
+        if self.offset[i + 1] != self.high[i]:  # something passed that the capture lacks: it was no silence
+            return
+        if opened := self._opened(i, before, behind):
             at = int(self.answer_time[opened])
             at_once = end - at <= self.reaction
             yield self._wait(RECEIVE_WINDOW, begin, end if at_once else at, i)
@@ -136,9 +139,11 @@ class _Sender:
                 yield self._wait(IDLE, at, end, i)
             return
         progress = self._progress(before, behind)
-        under_way = self.high[i] - covered if covered is not None else 0
+        under_way = self.high[i] - self.covers[before - 1]
         if not under_way or progress is None:
-            yield self._wait(IDLE, begin, end, i)
+            answered = behind > before and end - int(self.answer_time[behind - 1]) <= self.reaction
+            if self.window_known[before - 1] or not answered:  # else that answer may have made room
+                yield self._wait(IDLE, begin, end, i)
         elif end - int(self.answer_time[progress]) > self.reaction:
             yield self._wait(IDLE, int(self.answer_time[progress]), end, i)
         elif self._is_rest(i, progress):

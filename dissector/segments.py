@@ -155,6 +155,13 @@ class Streams:
         octets = self._sniffed[stream].tobytes()
         return octets[:_SNIFFED] if sides & 1 else b"", octets[_SNIFFED:] if sides & 2 else b""
 
+    def samples(self) -> list[int]:
+        """Every stream, but of those that `sniffed` knows only the first of each that begin alike."""
+        known = (self._streams[:self.count, _FOREIGN] != 0) & (self._streams[:self.count, _IGNORED] != 0)
+        octets = np.ascontiguousarray(self._sniffed[:self.count][known]).reshape(-1, 2 * _SNIFFED)
+        first = np.unique(octets.view(f"V{2 * _SNIFFED}"), return_index=True)[1]
+        return sorted([*np.flatnonzero(~known).tolist(), *np.flatnonzero(known)[first].tolist()])
+
     def expect(self, stream: int, side: int, following: int, octets: int, awaited: int) -> None:
         """Let segments of this side pass unseen while they bring, complete and in order, the next
         `octets`, which nobody needs; `following` is the sequence number of the first one (`NOT_KNOWN`:

@@ -84,8 +84,8 @@ class Trace:
         `origins`: sequence number of each side's stream offset 0.  `stream_offset` is that of the first
         octet, `acknowledges` the offset in the other side's stream up to which all is acknowledged
         (`NOT_KNOWN` without ACK), `window` the octets that the sender of the segment would take
-        (`NOT_KNOWN`: the scale was not seen), `kind` an index into `KINDS`; `needless`: it was sent again, and
-        the receiver says that it had the octets already (D-SACK, RFC 2883).
+        (`NOT_KNOWN`: the scale was not seen, and it is not 0), `kind` an index into `KINDS`; `needless`: it
+        was sent again, and the receiver says that it had the octets already (D-SACK, RFC 2883).
         """
         parts = self._kept.get(connection)
         kept = np.concatenate(parts) if parts else np.zeros(0, _KEPT)
@@ -114,6 +114,8 @@ class Trace:
             out["window"][mine & syn] = kept["window"][mine & syn]
             if scale is not None and None not in scales:
                 out["window"][mine & ~syn] = kept["window"][mine & ~syn].astype(np.int64) << scale
+            else:
+                out["window"][mine & ~syn & (kept["window"] == 0)] = 0
         return out
 
 

@@ -258,6 +258,8 @@ rule("more_findings", ProtoExpert.new("xenmig.expert.more_findings", "a rule is 
 rule("too_many_connections", ProtoExpert.new("xenmig.expert.too_many_connections", "more connections than are followed at once; connections were left that might carry a stream", expert.group.SEQUENCE, expert.severity.WARN))
 rule("unacknowledged", ProtoExpert.new("xenmig.expert.unacknowledged", "more records than are remembered wait for an ACK (a capture of one direction?); when they were acknowledged is not known", expert.group.SEQUENCE, expert.severity.NOTE))
 rule("stale_segments", ProtoExpert.new("xenmig.expert.stale_segments", "segments whose sequence numbers are far outside the stream (of an earlier connection?)", expert.group.SEQUENCE, expert.severity.NOTE))
+rule("proxy_unknown_message", ProtoExpert.new("xenmig.expert.proxy_unknown_message", "a message on the colo-proxy's control connection that the other end does not know", expert.group.SEQUENCE, expert.severity.WARN))
+rule("proxy_lost_place", ProtoExpert.new("xenmig.expert.proxy_lost_place", "octets on the colo-proxy's control connection that are no message; they are passed over up to the next known one", expert.group.SEQUENCE, expert.severity.WARN))
 rule("phases_out_of_order", ProtoExpert.new("xenmig.expert.phases_out_of_order", "boundaries of a checkpoint's phases passed the capture point out of order", expert.group.SEQUENCE, expert.severity.WARN))
 
 proto.fields = fields

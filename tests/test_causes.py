@@ -132,6 +132,28 @@ def test_what_the_receiver_had_already_was_not_lost(tmp_path: Path) -> None:
     assert "retransmission" not in set(causes["cause"])
 
 
+def test_what_is_not_in_the_capture_is_no_cause(tmp_path: Path) -> None:
+    number = number_of(p.PAGE_DATA, 3)
+    wire = planted.planted(messages(), {number: Stall(planted.PAUSE, 80 * MS)})
+
+    def causes(rows: np.ndarray) -> set[str]:
+        return set(analysis.read(files.write(tmp_path / "x.pcap", wire.keep(rows)), segments=True).causes["cause"])
+
+    assert causes(wire.rows) == {"sender_idle"}
+    assert causes(wire.rows[3:]) == {"sender_idle"}  # without the handshake
+    forward = wire.rows[wire.rows["side"] == 0]
+    assert not causes(forward)  # nobody answers: was there room?
+    pause = np.flatnonzero(np.diff(wire.rows["time"]) > 70 * MS)
+    behind = next(i + 1 for i in pause if wire.rows["length"][i + 1] == 1448)
+    assert "sender_idle" not in causes(np.delete(wire.rows, behind))  # something passed there unseen
+
+
+def test_a_window_that_is_closed_is_seen_without_its_scale(tmp_path: Path) -> None:
+    wire = planted.planted(messages(), {number_of(p.PAGE_DATA, 3): Stall(planted.WINDOW_FULL, 80 * MS)})
+    capture = analysis.read(files.write(tmp_path / "x.pcap", wire.keep(wire.rows[3:])), segments=True)
+    assert capture.causes["cause"].tolist() == ["receive_window"]
+
+
 @pytest.mark.parametrize("name", ["colo-hvm-fast.A", "colo-hvm-dirty.A", "colo-hvm-dirty.B", "colo-2ck-abort.A",
                                   "remus-hvm.A", "plain-hvm-mtu.A"])
 def test_parts_add_up_to_their_phases(name: str) -> None:

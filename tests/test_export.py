@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 import subprocess
@@ -10,11 +12,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 import analysis
 from analysis.capture import Capture
 from analysis.histogram import histograms
+from analysis.output import write, write_parquet
+from analysis.tables import plain
 from analysis.trace_events import trace
 from tests.helpers import PCAPS
 from tests.synthesiser import files, stream
@@ -141,6 +146,43 @@ def order(name: str, table: Any) -> int:
     places = [f"0.{a}-to-{b}" + "-first-boot" * (phase == "first_boot") + ".hgrm"
               for a, b, phase in zip(table["from"], table["to"], table["phase"], strict=True)]
     return places.index(name)
+
+
+TABLES = ["bounds", "capture_points", "causes", "checkpoints", "connections", "explanation", "findings", "iterations",
+          "latency", "pages", "pairs", "parts", "phases", "proxy", "records", "segments", "syncs"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "json", "jsonl"])
+@pytest.mark.parametrize("table", TABLES)
+def test_every_table_goes_everywhere(tmp_path: Path, late: Capture, table: str, kind: str) -> None:
+    """Integers stay integers, whatever is not known beside them."""
+    frame = late.export(table)
+    write(plain(frame), table, kind, str(tmp_path / "x"))
+    text = (tmp_path / "x").read_text()
+    if kind == "csv":
+        head, *rows = list(csv.reader(io.StringIO(text)))
+        back = [dict(zip(head, row, strict=True)) for row in rows]
+    else:
+        back = json.loads(text)["rows"] if kind == "json" else [json.loads(line) for line in text.splitlines()]
+    assert len(back) == len(frame)
+    for name in (name for name in frame if str(name).endswith("_ns")):
+        assert [row[name] for row in back] == [
+            ("" if kind == "csv" else None) if pd.isna(value) else str(value) if kind == "csv" else value
+            for value in frame[name]]
+    write_parquet(frame, str(tmp_path / "x.parquet"))
+    kept = pd.read_parquet(tmp_path / "x.parquet")
+    for name in frame:
+        if str(name).endswith("_ns"):
+            assert kept[name].astype("Int64").tolist() == frame[name].tolist()
+
+
+@pytest.fixture(scope="module")
+def late(tmp_path_factory: pytest.TempPathFactory) -> Capture:
+    """Attached late, so that some values are not known."""
+    wire = Wire(stream.colo(6, Guest(memory=2)))
+    data = wire.data_rows()
+    path = files.write(tmp_path_factory.mktemp("late") / "x.pcap", wire.keep(wire.rows[data[len(data) // 2]:]))
+    return analysis.read(path, segments=True, contents=True)
 
 
 def run(*words: str, code: str = "") -> subprocess.CompletedProcess[str]:

@@ -133,6 +133,18 @@ def test_several_connections_want_a_name(tmp_path: Path) -> None:
     assert capture.plot.timeline(connection=1).data
 
 
+def test_a_late_start_is_drawn_from_the_first_new_on(tmp_path: Path) -> None:
+    wire = Wire(stream.colo(6, Guest(memory=2)))
+    data = wire.data_rows()
+    capture = analysis.read(files.write(tmp_path / "x.pcap", wire.keep(wire.rows[data[len(data) // 2]:])))
+    assert set(capture.checkpoints["numbering"]) == {"relative"}
+    bars = traces(capture.plot.timeline())
+    assert min(bars["suspend"].x) == 1
+    dots = [row for trace in capture.plot.latency().data for row in trace.customdata]
+    assert {row[0] for row in dots} >= {"1", "2"}
+    assert not any("<" in row[0] for row in dots), "Plotly would take it for markup"
+
+
 def test_more_checkpoints_than_bars_become_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("analysis.plots._BARS", 10)
     path = files.write(tmp_path / "x.pcap", Wire(stream.colo(24, Guest(memory=2))))

@@ -51,9 +51,14 @@ def of_connection(capture: Capture, number: int) -> Lines:
     whole = odd.pop(COMPLETE, 0)
     lines.append(("records", f"{len(records):,}, of which {whole:,} are complete"
                   + "".join(f", {count:,} {status}" for status, count in odd.items())))
+    if capture.engine.trace is not None:
+        lines.append(("captured", _capture_point(capture, number)))
     checkpoints = capture.export("checkpoints")
-    complete = checkpoints[checkpoints["connection"] == number]["complete"]
+    checkpoints = checkpoints[checkpoints["connection"] == number]
+    complete = checkpoints["complete"]
     lines.append(("checkpoints", f"{complete.sum()} complete, {(~complete).sum()} partial"))
+    if len(reasons := checkpoints["reason"].value_counts(sort=False)):
+        lines.append(("reasons", ", ".join(f"{reason} ({count})" for reason, count in reasons.items())))
     syncs = capture.export("syncs")
     status = syncs[syncs["connection"] == number]["status"]
     if len(status):
@@ -62,6 +67,13 @@ def of_connection(capture: Capture, number: int) -> Lines:
         lines.append(("sync-points", f"{len(status)}, of which {(status == OK).sum()} in order; "
                       f"{_count(len(lost), 'latency', 'latencies')} lost"))
     return lines
+
+
+def _capture_point(capture: Capture, number: int) -> str:
+    point = capture.export("capture_points").set_index("connection").loc[number]
+    usual = {end: point[f"to_{end}_usual_ms"] for end in _ENDS}
+    trips = ", ".join(f"to the {end} and back {ms:.3f} ms (median)" for end, ms in usual.items() if ms == ms)
+    return f"{point['place'] or 'cannot be told from round trips'}" + (f"; {trips}" if trips else "")
 
 
 def _drops(file: File) -> str:

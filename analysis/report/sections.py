@@ -9,20 +9,25 @@ import pandas as pd
 
 from analysis.capture import Capture
 from analysis.display_filter import of_frames
-from analysis.explanation import usual
+from analysis.explanation import short, usual
+from analysis.phases import BOUNDARIES
 from analysis.plots import measured_phases
 from analysis.statistics import summary
 from analysis.tables import frame_of
 
 SLOWEST = 5
+_RUNNING = {boundary.phase for boundaries in BOUNDARIES.values() for boundary in boundaries
+            if boundary.pick == "next"}
+"""Phases that last until the next checkpoint."""
 
 
 def phases(capture: Capture, number: int) -> pd.DataFrame:
     """One row for each phase of a connection, without checkpoint 0 if there are others: count, its share of all,
     statistics in ms."""
     found = usual(measured_phases(capture, number))
+    whole = found["ms"].sum()
     rows: list[dict[str, Any]] = [
-        {"phase": str(phase), "count": len(mine), "share": f"{mine['ms'].sum() / found['ms'].sum():.0%}",
+        {"phase": str(phase), "count": len(mine), "share": f"{mine['ms'].sum() / whole:.0%}" if whole > 0 else None,
          **summary(mine["duration"].to_numpy("int64"))}
         for phase, mine in found.groupby("phase", observed=True)]
     return frame_of(rows, {"phase": "object", "count": "int64", "share": "object",
@@ -30,10 +35,10 @@ def phases(capture: Capture, number: int) -> pd.DataFrame:
 
 
 def slowest(capture: Capture, number: int) -> pd.DataFrame:
-    """The checkpoints that took longest, without checkpoint 0: number, ms of all phases that are known, the
-    longest phase, and their frames as a display filter."""
+    """The checkpoints that took longest, without checkpoint 0: number, ms of all phases that are known but those
+    in which the VMs run, the longest phase, and their frames as a display filter."""
     found = measured_phases(capture, number)
-    found = found[found["checkpoint"] > 0]
+    found = found[(found["checkpoint"] > 0) & ~found["phase"].isin(_RUNNING)]
     total = found.groupby("checkpoint")["ms"].sum().nlargest(SLOWEST)
     checkpoints = capture.checkpoints
     checkpoints = checkpoints[checkpoints["connection"] == number].set_index("number")
@@ -52,7 +57,7 @@ def causes(capture: Capture, number: int) -> pd.DataFrame:
     checkpoints, share, median in ms, what was seen, what helps, and the frames of its longest case."""
     found = capture.export("explanation")
     found = found[found["connection"] == number]
-    rows = [{"cause": f"{row['cause'].replace('_', ' ')} in {row['phase']}", "share": f"{row['share']:.1%}",
+    rows = [{"cause": short(row), "share": f"{row['share']:.1%}",
              "median_ms": row["median_ms"], "found in": f"{row['checkpoints']} of {row['of']}",
              "what was seen": row["text"], "what helps": row["advice"], "frames": of_frames(row, "frame", "to_frame")}
             for row in found.to_dict("records")]
