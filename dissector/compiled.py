@@ -59,6 +59,9 @@ Words = Annotated[np.ndarray, Array(np.dtype(np.uint64), 1)]
 WordTable = Annotated[np.ndarray, Array(np.dtype(np.uint64), 2)]
 
 
+_KERNELS: list[_Kernel] = []
+
+
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """A part of each kernel that calls it.  For Python it stays the plain function that it is."""
     machine_code.PARTS.add(function)
@@ -73,11 +76,19 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
     """
     if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
         return function
-    return functools.wraps(function)(_Kernel(function))  # type: ignore[return-value]
+    made = _Kernel(function)
+    _KERNELS.append(made)
+    return functools.wraps(function)(made)  # type: ignore[return-value]
+
+
+def make_ready() -> None:
+    """Load the machine code of every kernel, or make it: before something starts that does not wait."""
+    for made in _KERNELS:
+        made.make_ready()
 
 
 class _Kernel:
-    """Calls machine code, which is loaded, or made, when it is needed first."""
+    """Calls machine code, which is loaded, or made, when it is needed first (or `make_ready` is called)."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
@@ -93,6 +104,9 @@ class _Kernel:
         for kind in parameters.values():
             types += [_SCALARS[kind]] if isinstance(kind, type) else [c_void_p, *[c_int64] * kind.ndim]
         return parameters, CFUNCTYPE(None, *types, c_void_p)(address), results, keep
+
+    def make_ready(self) -> None:
+        _ = self._machine
 
     def __call__(self, *arguments: Any) -> Any:
         parameters, function, results, _ = self._machine

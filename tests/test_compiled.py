@@ -188,3 +188,10 @@ def test_a_python_function_where_compiling_is_off(tmp_path: Path, monkeypatch: p
     module = loaded(tmp_path)
     assert called(module) == (40, 6)
     assert not list(tmp_path.rglob("*.o"))
+
+
+def test_kernels_can_be_made_ready_before_they_are_needed(tmp_path: Path) -> None:
+    code = ("import dissector.engine, dissector.compiled as c; c.make_ready(); "
+            "print(all('_machine' in vars(kernel) for kernel in c._KERNELS), len(c._KERNELS) > 5)")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "True"]

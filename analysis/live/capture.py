@@ -17,6 +17,7 @@ from typing import Protocol
 
 from dissector.arriving import Arriving, Growing, Ring
 from dissector.blocks import Block, arriving_blocks
+from dissector.compiled import make_ready
 from dissector.errors import CannotDo
 from dissector.source import STDIN, SourceError, open_raw
 
@@ -25,6 +26,8 @@ ENDED, STOPPED = "the capture has ended", "stopped"
 DUMPCAP, TCPDUMP = "dumpcap", "tcpdump"
 BUFFER = 16
 """MiB that the kernel may keep until they are read: dumpcap's own 2 hold 30 frames of 64 KiB."""
+_DUMPCAP_WAITS = 300_000_000
+"""ns: dumpcap lets packets wait for 250 ms (CAP_READ_TIMEOUT in its source), and nobody can tell it not to."""
 PATIENCE = 3.0
 """Seconds that a child has to end in when it is told to."""
 _RIGHTS = ("sudo setcap cap_net_raw,cap_net_admin+eip {program}, or join the group that may run it (Debian: sudo "
@@ -43,6 +46,8 @@ class Link(Protocol):
     tells why there are no more."""
 
     reason: str
+    lateness: int
+    """ns that a packet may wait before it is handed out: nothing may be said to be missing any earlier."""
     drops: int | None
     """Packets that the capturing program said it lost, when it ended; None: it did not, or it stands in the
     octets."""
@@ -55,6 +60,8 @@ class Link(Protocol):
 class Replay:
     """A capture that somebody else writes: "-" stdin, a file, a folder with the files of a ring; with `follow`
     also what is still to come.  Raises SourceError."""
+
+    lateness = 0
 
     def __init__(self, name: str, follow: bool = False) -> None:
         self.reason = ENDED
@@ -111,9 +118,11 @@ class Child:
         self._arguments = _dumpcap(interface, capture_filter, snaplen, buffer, ring) if shutil.which(DUMPCAP) \
             else _tcpdump(interface, capture_filter, snaplen, buffer, ring)
         self.program = self._arguments[0]
+        self.lateness = _DUMPCAP_WAITS if self.program == DUMPCAP else 0
         self._process: subprocess.Popen[bytes] | None = None
 
     def __iter__(self) -> Iterator[Block]:
+        make_ready()  # what passes while kernels are compiled (the first time only) may not find room
         with tempfile.TemporaryFile() as said:
             # In a session of its own: Ctrl-C is for us, who then end it and read what it still has.
             self._process = subprocess.Popen(self._arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,

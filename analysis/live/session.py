@@ -72,7 +72,7 @@ class Session:
         self._ended: deque[snapshot.ConnectionState] = deque(maxlen=ENDED_MAX)
         self._findings: deque[snapshot.FindingState] = deque(maxlen=snapshot.LINES_MAX)
         self._alerts: deque[snapshot.AlertState] = deque(maxlen=snapshot.LINES_MAX)
-        self._packets = self._found = 0
+        self._packets = self._found = self._lateness = 0
         self._holes = 0
         """Of connections that were retired."""
         self._drops: list[int] = []
@@ -89,6 +89,7 @@ class Session:
     def run(self, link: Link) -> None:
         """Everything from the first block to the last.  Raises what reading them raises, when all that was known
         has been told."""
+        self._lateness = link.lateness
         try:
             for block in link:
                 self.feed(block)
@@ -125,7 +126,7 @@ class Session:
         """By the capture's clock it is `now` (ns since the epoch; 0: no packet has come)."""
         with self._lock:
             if now:
-                self._alert_of_running(now)
+                self._alert_of_running(now - self._lateness)
                 if not self._told_ns <= now < self._told_ns + SECOND:
                     self._told_ns = now
                     self._take(self.engine.tick(now))
