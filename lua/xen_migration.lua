@@ -247,6 +247,7 @@ rule("lost_in_hole", ProtoExpert.new("xenmig.expert.lost_in_hole", "the octets t
 rule("found_place", ProtoExpert.new("xenmig.expert.found_place", "reading begins, or goes on, at a landmark inside the stream; what lies before it, back to the lost place or to the start of the capture, is not read", expert.group.SEQUENCE, expert.severity.NOTE))
 rule("hole_given_up", ProtoExpert.new("xenmig.expert.hole_given_up", "so much waits behind a hole that it is given up, although it might still be filled", expert.group.SEQUENCE, expert.severity.WARN))
 rule("clock_back", ProtoExpert.new("xenmig.expert.clock_back", "the capture's clock steps back", expert.group.SEQUENCE, expert.severity.NOTE))
+rule("missed_files", ProtoExpert.new("xenmig.expert.missed_files", "files of a ring were gone before they could be read; larger ones, or more, help", expert.group.SEQUENCE, expert.severity.WARN))
 rule("capture_drops", ProtoExpert.new("xenmig.expert.capture_drops", "the capturing program dropped packets", expert.group.SEQUENCE, expert.severity.WARN))
 rule("damaged_file", ProtoExpert.new("xenmig.expert.damaged_file", "the capture file ends early or is damaged", expert.group.SEQUENCE, expert.severity.WARN))
 rule("cut_headers", ProtoExpert.new("xenmig.expert.cut_headers", "frames are too short for their TCP header", expert.group.SEQUENCE, expert.severity.WARN))
