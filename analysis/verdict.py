@@ -11,6 +11,7 @@ from analysis.explanation import in_words, short, usual
 from analysis.phases import NAMES
 from analysis.statistics import percentile
 from analysis.waits import NAGLE, RETRANSMISSION, ROUND_TRIP
+from analysis.words import counted
 from dissector.connection import COLO, PLAIN, REMUS
 from dissector.findings import ERROR
 from dissector.protocol import SENDER, XEN_COLO
@@ -50,21 +51,21 @@ def _how_long(about: dict[str, Any], rows: pd.DataFrame) -> str:
         whole = rows[(rows["number"].fillna(1) > 0) & rows["new_to_svm_resumed_ms"].notna()]
         if not len(whole):
             return f"COLO {who}{xen}: no checkpoint is complete"
-        return (f"COLO {who}{xen}: {_count(len(whole), 'checkpoint')} of {_typical(whole['new_to_svm_resumed_ms'])} "
+        return (f"COLO {who}{xen}: {counted(len(whole), 'checkpoint')} of {_typical(whole['new_to_svm_resumed_ms'])} "
                 "from NEW to SVM_RESUMED, in which the primary's VM stands still for "
                 f"{_typical(whole['primary_pause_ms'])}")
     if kind == REMUS:
         took = complete[["memory_ms", "cpu_ms", "device_ms"]].sum(axis=1, skipna=False).dropna()
         every = complete["begin_ns"].diff().dropna() / 1e6
         often = f", one every {_typical(every)}" if len(every) else ""
-        return f"Remus {who}{xen}: {_count(len(took), 'epoch')} that take {_typical(took)} to send{often}" \
+        return f"Remus {who}{xen}: {counted(len(took), 'epoch')} that take {_typical(took)} to send{often}" \
             if len(took) else f"Remus {who}{xen}: no epoch is complete"
     if kind == PLAIN and rows["total_ms"].notna().any():
         row = rows.iloc[0]
         down = f"; the guest stood still for {row['downtime_min_ms']:.0f} to {row['downtime_max_ms']:.0f} ms" \
             if pd.notna(row["downtime_max_ms"]) else ""
         return f"A live migration {who}{xen}, done in {row['total_ms'] / 1e3:.1f} s{down}"
-    records = _count(int(about["records"]), "record")
+    records = counted(int(about["records"]), "record")
     return f"{'A live migration' if kind == PLAIN else 'A stream'} {who}{xen} that is not complete: {records}" \
            f" and {about['forward_octets']:,} octets were seen"
 
@@ -128,7 +129,7 @@ def _wrong(capture: Capture, connection: int) -> list[str]:
     if not len(mine):
         return []
     first = mine.iloc[0]
-    more = f" (and {_count(len(mine) - 1, 'error')} more)" if len(mine) > 1 else ""
+    more = f" (and {counted(len(mine) - 1, 'error')} more)" if len(mine) > 1 else ""
     place = f" in frame {first['frame']}" if pd.notna(first["frame"]) else ""
     return [f"Something is wrong{place}: {first['text']}{more}."]
 
@@ -157,7 +158,3 @@ def _typical(ms: pd.Series) -> str:
     high = next((p for p in (0.99, 0.95, 0.9) if percentile(values, p) == percentile(values, p)), None)
     return f"{percentile(values, 0.5):.0f} ms (median" + (
         f"; p{high * 100:.0f} {percentile(values, high):.0f} ms)" if high else ")")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s'[:number != 1]}"

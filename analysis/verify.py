@@ -12,6 +12,7 @@ import pandas as pd
 from analysis import tables
 from analysis.capture import Capture
 from analysis.reading import read
+from analysis.words import counted
 from dissector.errors import CannotDo
 from dissector.findings import Finding
 from dissector.opening import LENGTH, direction_of
@@ -87,9 +88,9 @@ def _of_capture(capture: Capture, choose: Callable[[Capture], list[int]] | None)
     records = records[records["connection"].isin(chosen)]
     lacking = int(records["status"].isin([GAP, SNAPPED]).sum())
     lost = sum(f.rule == "lost_in_hole" for f in found)
-    unknown = [f"{_count(lacking, 'record')} with octets that the capture lacks"] * bool(lacking) + [
-        f"what follows {_count(lost, 'place')} lost where it lacks some"] * bool(lost)
-    return _verdict(table, found, f"{_count(len(records), 'record')} of {_count(len(chosen), 'connection')}",
+    unknown = [f"{counted(lacking, 'record')} with octets that the capture lacks"] * bool(lacking) + [
+        f"what follows {counted(lost, 'place')} lost where it lacks some"] * bool(lost)
+    return _verdict(table, found, f"{counted(len(records), 'record')} of {counted(len(chosen), 'connection')}",
                     unknown)
 
 
@@ -102,17 +103,13 @@ def _of_raw(source: Source, direction: str) -> Verdict:
     if not count:
         raise CannotDo(f"{source.name}: " + (source.fault or "no migration stream begins here"))
     verdict = _verdict(tables.findings(stream.findings), stream.findings,
-                       f"{_count(count, 'record')} of a raw stream ({direction})", [])
+                       f"{counted(count, 'record')} of a raw stream ({direction})", [])
     return verdict if not source.fault else Verdict(
         verdict.findings, verdict.violations, verdict.summary, f"{source.name}: {source.fault}")
 
 
 def _verdict(table: pd.DataFrame, found: list[Finding], what: str, unknown: list[str]) -> Verdict:
     violations = sum(f.violation for f in found)
-    head = f"{_count(violations, 'violation')} in " if violations else "clean: "
+    head = f"{counted(violations, 'violation')} in " if violations else "clean: "
     tail = "; not verified: " + " and ".join(unknown) if unknown else ""
     return Verdict(table, violations, head + what + tail)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s'[:number != 1]}"

@@ -32,6 +32,7 @@ from analysis.live.state import (
     SessionState,
 )
 from analysis.pairs import FIRST_BOOT, label
+from analysis.words import counted
 from dissector.errors import CannotDo
 from dissector.findings import ERROR, NOTE, WARNING
 
@@ -129,12 +130,13 @@ def summary(state: SessionState, width: int = 100) -> str:
     console = Console(file=io.StringIO(), width=width)
     for connection in state.connections:
         console.print(Text(f"{_ends(connection)}: {doing(connection, state.now_ns)}, {_octets(connection.octets)}, "
-                           f"{_count(connection.pages, 'page')}, {_count(connection.holes, 'hole')}"), soft_wrap=True)
+                           f"{counted(connection.pages, 'page')}, {counted(connection.holes, 'hole')}"),
+                      soft_wrap=True)
         if connection.pairs:
             console.print(_pairs(connection, is_total=True))
     for line in (*map(_finding, state.findings[-_SAID:]), *map(_alert, state.alerts[-_SAID:])):
         console.print(line, soft_wrap=True)
-    console.print(Text(f"{_count(state.packets, 'packet')}, {_drops(state)}; {printable(state.ended)}"),
+    console.print(Text(f"{counted(state.packets, 'packet')}, {_drops(state)}; {printable(state.ended)}"),
                   soft_wrap=True)
     return console.file.getvalue()  # type: ignore[attr-defined]
 
@@ -157,7 +159,7 @@ def _head(state: SessionState) -> Text:
     time = f"{_time(state.now_ns)} UTC  " if state.now_ns else ""
     text = Text(f"coloscope live  {printable(state.source)}  {time}{_octets(state.octets_per_second)}/s  ")
     text.append(f"{_drops(state)}  ", "bold red" if state.drops else "")
-    return text.append(_count(state.holes, "hole"), "bold red" if state.holes else "")
+    return text.append(counted(state.holes, "hole"), "bold red" if state.holes else "")
 
 
 def _listed(state: SessionState, shown: ConnectionState | None) -> Text:
@@ -184,7 +186,7 @@ def _figures(connection: ConnectionState) -> Text:
     return Text().append(
         f"{_octets(connection.octets_per_second)}/s  {_octets(connection.octets)}  "
         + (f"{pages:.0f} dirty pages per checkpoint  " if pages is not None else "")).append(
-        _count(connection.holes, "hole"), "bold red" if connection.holes else "")
+        counted(connection.holes, "hole"), "bold red" if connection.holes else "")
 
 
 def _pairs(connection: ConnectionState, is_total: bool = False) -> Table:
@@ -231,11 +233,7 @@ def _time(ns: int) -> str:
 
 
 def _drops(state: SessionState) -> str:
-    return "drops not known" if state.drops is None else _count(state.drops, "drop")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s'[:number != 1]}"
+    return "drops not known" if state.drops is None else counted(state.drops, "drop")
 
 
 def _ms(value: float | None) -> str:
