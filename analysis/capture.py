@@ -171,9 +171,9 @@ class Capture(Reading):
             "phases": lambda: self._measured[1].copy(),
             "iterations": lambda: iterations(self._measure(), self._pages() if self.page_table else None),
             "pages": self._pages,
-            "segments": lambda: segments(self.engine),
+            "segments": lambda: self._segments.copy(),
             "capture_points": lambda: self._capture_points.copy(),
-            "bounds": lambda: bounds(self._pairs, self.points, segments(self.engine), self._capture_points),
+            "bounds": lambda: bounds(self._pairs, self.points, self._segments, self._capture_points),
             "parts": lambda: self._explained[0].copy(),
             "causes": lambda: self._explained[1].copy(),
             "explanation": lambda: explanation(*self._explained)}
@@ -200,7 +200,11 @@ class Capture(Reading):
 
     @cached_property
     def _capture_points(self) -> pd.DataFrame:
-        return capture_points(segments(self.engine))
+        return capture_points(self._segments)
+
+    @cached_property
+    def _segments(self) -> pd.DataFrame:
+        return segments(self.engine)
 
     @cached_property
     def _explained(self) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -16,7 +16,7 @@ from analysis.tables import frame_of
 from analysis.waits import IDLE, LATE_ACK, NAGLE, RECEIVE_WINDOW, RETRANSMISSION, ROUND_TRIP, Wait, round_trip, waits
 from dissector.connection import Connection
 from dissector.engine import Engine
-from dissector.protocol import BACK, DIRECTIONS, FORWARD, STRUCTURES, XEN_COLO, Boundary
+from dissector.protocol import BACK, DIRECTIONS, FORWARD, SENDER, STRUCTURES, XEN_COLO, Boundary
 
 SENDER_IDLE, SLOW = "sender_idle", "slow_"
 TRANSFER, NETWORK, RUNNING = "transfer", "network", "running"
@@ -126,13 +126,12 @@ class _Explainer:
         self._direction = {side: direction for direction, side in self._sides.items()}
         self._records = {}
         self._waits: list[Wait] = []
-        self._round_trips = {}
+        self._trips = [round_trip(segments, side) or 0 for side in (0, 1)]
         for direction, side in self._sides.items():
             mine = rows[rows["direction"] == DIRECTIONS.index(direction)]
             mine = mine[np.argsort(mine["stream_offset"], kind="stable")]
             self._records[direction] = mine
-            self._waits += waits(segments, side, mine["stream_offset"])
-            self._round_trips[direction] = round_trip(segments, side) or 0
+            self._waits += waits(segments, side, mine["stream_offset"], self._trips)
         self._waits.sort(key=lambda wait: wait.begin)
         self._begins = np.array([wait.begin for wait in self._waits], np.int64)
         # They do not overlap within a direction: the longest tells how far back one may begin.
@@ -162,7 +161,7 @@ class _Explainer:
         if sends or boundary.pick == "next" or end < begin:
             rest = {TRANSFER if sends else RUNNING: left if end >= begin else end - begin}
         else:
-            work = max(0, left - self._round_trips[boundary.direction])
+            work = max(0, left - self._trips[self._sides[boundary.direction]])
             rest = {SLOW + boundary.phase: work, NETWORK: left - work}
         for name, duration in rest.items():
             if duration:
@@ -178,7 +177,7 @@ class _Explainer:
         if name not in CAUSES or ms < CAUSES[name].least or part.wait is None:
             return ""
         direction = self._direction[part.wait.side]
-        sender, peer = ("primary", "secondary") if direction == FORWARD else ("secondary", "primary")
+        sender, peer = SENDER[direction], SENDER[self._direction[1 - part.wait.side]]
         return CAUSES[name].text.format(
             place=f"{direction}:{part.wait.stream_offset}", sender=sender, peer=peer,
             record=self._record(direction, part.wait.stream_offset))

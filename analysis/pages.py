@@ -41,7 +41,6 @@ class Pages:
         self._words: list[np.ndarray] = []
         self._digests: list[np.ndarray] = []
         self._key = os.urandom(hashlib.blake2b.MAX_KEY_SIZE)
-        self._zero: dict[int, np.uint64] = {}
 
     def append(self, record: Record) -> None:
         """Take a record, and let go of the pages that it carries."""

@@ -20,7 +20,7 @@ Of others the packets do not tell what they were for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,18 +79,18 @@ def round_trip(segments: np.ndarray, side: int) -> int | None:
     return int(times.min()) if len(times) else None
 
 
-def waits(segments: np.ndarray, side: int, starts: np.ndarray) -> list[Wait]:
+def waits(segments: np.ndarray, side: int, starts: np.ndarray, trips: Sequence[int]) -> list[Wait]:
     """What this side's silences were for, in the order of time; they do not overlap.
 
     `segments` of one connection (`dissector.trace.SEGMENT`); `starts`: stream offsets at which a record of
-    this side begins, ascending.
+    this side begins, ascending; `trips`: the least round trip (ns) towards each side, 0: not known.
     """
     segments = segments[segments["time_ns"] > 0]
     mine = np.flatnonzero((segments["side"] == side) & (segments["length"] > 0))
     theirs = np.flatnonzero((segments["side"] != side) & (segments["acknowledges"] != NOT_KNOWN))
     if len(mine) < 2:
         return []
-    sender = _Sender(segments, mine, theirs, starts, side)
+    sender = _Sender(segments, mine, theirs, starts, side, trips)
     times = segments["time_ns"][mine]
     return [wait for i in np.flatnonzero(np.diff(times) >= LEAST).tolist() for wait in sender.silence(i)]
 
@@ -99,16 +99,16 @@ class _Sender:
     """One direction of a connection, and what the other side answers."""
 
     def __init__(self, segments: np.ndarray, mine: np.ndarray, theirs: np.ndarray, starts: np.ndarray,
-                 side: int) -> None:
+                 side: int, trips: Sequence[int]) -> None:
         self.side, self.starts = side, starts
-        self.reaction = (round_trip(segments, side) or 0) + REACTION
-        self.late = 2 * (round_trip(segments, 1 - side) or 0) + LATE
+        self.reaction = trips[side] + REACTION
+        self.late = 2 * trips[1 - side] + LATE
         own, answers = segments[mine], segments[theirs]
         self.frame, self.time, self.kind = own["frame"], own["time_ns"], own["kind"]
         self.offset, self.length = own["stream_offset"], own["length"].astype(np.int64)
         self.high = np.maximum.accumulate(self.offset + self.length)
         self.missing, self.needless = _missing_since(own), own["needless"]
-        self.answer_frame, self.answer_time = answers["frame"], answers["time_ns"]
+        self.answer_time = answers["time_ns"]
         self.covers = np.maximum.accumulate(answers["acknowledges"])
         window = answers["window"]
         self.window_known = window != NOT_KNOWN

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from dissector.headers import ACK, ACKNOWLEDGEMENT, FLAGS, LENGTH, POSITION, SEQUENCE, SIDE, SYN, header_length
+from dissector.recall import signed
 from dissector.segments import PACKET, Segments
 
 NEW, RETRANSMISSION, LATE = "new", "retransmission", "late"
@@ -133,9 +134,8 @@ def _received_twice(options: bytes, acknowledgement: int) -> tuple[int, int] | N
             continue
         numbers = [int.from_bytes(value[i:i + 4], "big") for i in range(0, len(value) - 3, 4)]
         begin, end = numbers[:2]
-        below = 0 < (acknowledgement - begin) & 0xFFFFFFFF < 1 << 31
-        inside = len(numbers) >= 4 and (begin - numbers[2]) & 0xFFFFFFFF < 1 << 31 \
-            and (numbers[3] - end) & 0xFFFFFFFF < 1 << 31
+        below = signed(acknowledgement - begin) > 0
+        inside = len(numbers) >= 4 and signed(begin - numbers[2]) >= 0 and signed(numbers[3] - end) >= 0
         if below or inside:
             return begin, end
     return None
