@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +69,16 @@ def read(*paths: Path | str) -> Read:
     result = Read(Engine())
     collect(result, result.engine.run([str(path) for path in paths]))
     return result
+
+
+def imported_without(library: str, module: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """What importing a module says where a library is not installed."""
+    (folder / f"{library}.py").write_text("raise ImportError")
+    program = ("from dissector.errors import CannotDo\n"
+               f"try: import {module}\n"
+               "except CannotDo as why: print(why)\n")
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=PCAPS.parent,
+                          env={"PYTHONPATH": f"{folder}:{PCAPS.parent}"})
 
 
 def collect(result: Read, events: Iterable[Record | Sync | Message]) -> None:

@@ -33,7 +33,7 @@ from analysis.live.state import (
     SessionState,
 )
 from analysis.live.view import View, doing, summary
-from tests.helpers import PCAPS
+from tests.helpers import PCAPS, imported_without
 
 NOW = 1_795_395_700_000_000_000
 MS = 1_000_000
@@ -316,10 +316,5 @@ def test_on_a_terminal(end: str | signal.Signals) -> None:
 
 
 def test_without_textual(tmp_path: Path) -> None:
-    (tmp_path / "textual.py").write_text("raise ImportError")
-    program = ("from dissector.errors import CannotDo\n"
-               "try: import analysis.live.view\n"
-               "except CannotDo as why: print(why)\n")
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=PCAPS.parent,
-                          env={"PYTHONPATH": f"{tmp_path}:{PCAPS.parent}"})
+    done = imported_without("textual", "analysis.live.view", tmp_path)
     assert done.stdout.startswith("the terminal view needs textual: pip install 'coloscope[live]'"), done.stderr

@@ -7,8 +7,6 @@ import json
 import math
 import re
 import socket
-import subprocess
-import sys
 import urllib.request
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +21,7 @@ from analysis.live.metrics import CLOCK_BACK, Metrics
 from analysis.live.state import ConnectionState, SessionState
 from analysis.tables import plain
 from dissector.errors import CannotDo
-from tests.helpers import PCAPS
+from tests.helpers import PCAPS, imported_without
 
 CONTRIB = PCAPS.parent / "contrib"
 DASHBOARD = CONTRIB / "grafana" / "dashboard.json"
@@ -152,12 +150,7 @@ def test_a_port_in_use() -> None:
 
 
 def test_without_prometheus_client(tmp_path: Path) -> None:
-    (tmp_path / "prometheus_client.py").write_text("raise ImportError")
-    program = ("from dissector.errors import CannotDo\n"
-               "try: import analysis.live.metrics\n"
-               "except CannotDo as why: print(why)\n")
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=PCAPS.parent,
-                          env={"PYTHONPATH": f"{tmp_path}:{PCAPS.parent}"})
+    done = imported_without("prometheus_client", "analysis.live.metrics", tmp_path)
     assert done.stdout == "metrics need prometheus_client: pip install 'coloscope[live]'\n", done.stderr
 
 
