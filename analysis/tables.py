@@ -174,11 +174,11 @@ def connection_row(engine: Engine, number: int, ours: Connection | None, count: 
     """A row of `connections`; `count` and `epochs`: records and checkpoints, by connection."""
     streams = engine.streams
     if ours is None:
+        forward, back = streams.octets(number)
         return {"connection": number, "primary": streams.endpoint(number, 0),
                 "secondary": streams.endpoint(number, 1),
                 "kind": engine.seems(number),
-                "forward_octets": int(streams.octets[number, 0]),
-                "back_octets": int(streams.octets[number, 1])}
+                "forward_octets": forward, "back_octets": back}
     primary, secondary = engine.ends(ours)
     return {"connection": number, "primary": primary, "secondary": secondary, "kind": ours.kind or None,
             "xen_version": ours.xen_version or None, "guest_type": ours.guest_type or None,

@@ -23,7 +23,7 @@ from dissector.packets import Container, Packets
 from dissector.protocol import DIRECTIONS
 from dissector.proxy import Message
 from dissector.recall import read_octets
-from dissector.recognise import KINDS, NO_DATA, seems
+from dissector.recognise import KINDS, seems
 from dissector.record import Record
 from dissector.segments import STREAM, Segments, Streams
 from dissector.source import Source
@@ -66,26 +66,25 @@ class Engine:
     `connections` are those that carry one of our streams, and those that have not told; `seems`
     says of every one what it seems to be.
 
-    Memory: the state of the connections followed (`OURS_MAX`, `UNDECIDED_MAX`), findings and one
-    entry for each block read; records are handed out, not kept.
+    Memory: the state of the connections followed (`OURS_MAX`, `UNDECIDED_MAX`), what `Streams` remembers of
+    every one, findings and one entry for each block of a file; records are handed out, not kept.
     """
 
-    def __init__(self, *, segments: bool = False, contents: bool = False) -> None:
+    def __init__(self, *, segments: bool = False, contents: bool = False, most: int | None = None) -> None:
         """`segments`: keep those of connections that may be ours (`trace`).  `contents`: `Record.octets` of
-        PAGE_DATA hold the pages, too, and those of dirty lists every PFN."""
+        PAGE_DATA hold the pages, too, and those of dirty lists every PFN.  `most`: TCP streams that are
+        remembered (`Streams`)."""
         self.files: list[File] = []
         self.findings = Findings()
         self.connections: dict[int, Connection] = {}
         self.trace = Trace() if segments else None
         self._contents = contents
-        self.streams = Streams(sparing=not segments)
+        self.streams = Streams(sparing=not segments, most=most, kept=self.connections)
         self._undecided: dict[int, Connection] = {}
         """In the order in which they were heard of last."""
         self._ours = 0
         self._left = 0
         self._held = 0
-        self._kinds = bytearray()
-        """Of connections that were left, by number: index into `KINDS`."""
         self.first_ns = 0
         self._links: set[int] = set()
 
@@ -174,7 +173,7 @@ class Engine:
             return seems(tuple(connection.prefixes))  # type: ignore[arg-type]
         if octets := self.streams.sniffed(number):
             return seems(octets)
-        return KINDS[self._kinds[number]] if number < len(self._kinds) else NO_DATA
+        return KINDS[self.streams.label(number)]
 
     def segments(self, connection: Connection) -> np.ndarray:
         """Its TCP segments (`Trace.of`); ValueError if they were not kept."""
@@ -265,12 +264,10 @@ class Engine:
 
     def _leave(self, connection: Connection) -> None:
         number = connection.number
-        self.streams.ignore(number)
+        self.streams.ignore(number, KINDS.index(seems(tuple(connection.prefixes))))  # type: ignore[arg-type]
         if self.trace is not None:
             self.trace.leave(number)
         self._held -= connection.stream.held_octets
-        self._kinds.extend(bytes(max(0, number + 1 - len(self._kinds))))
-        self._kinds[number] = KINDS.index(seems(tuple(connection.prefixes)))  # type: ignore[arg-type]
         del self.connections[number]
 
     def _own(self, records: list[Record]) -> list[Record]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,11 +58,11 @@ NOT_KNOWN, SILENT = -1, -2
 """In place of the sequence number that `Streams.expect` wants."""
 
 # what is known of a stream
-_IGNORED, _HEARD, _SPOKE, _FOREIGN, _LAST = range(5)
+_IGNORED, _HEARD, _SPOKE, _FOREIGN, _LAST, _SEEN, _LABEL = range(7)
 # what is known of one side of it: the sequence number before its first octet (-1: unknown), flags it
 # has sent in front of any octet (SYN, FIN), its octets, and what `Streams.expect` said
 (_BASE, _OPENING, _OCTETS, _NEXT, _LEFT, _AWAITED, _PASSED) = range(7)
-_NEW_STREAM = np.array([0, 0, -1, 0, 0])
+_NEW_STREAM = np.array([0, 0, -1, 0, 0, 0, 0])
 _NEW_SIDE = np.array([-1, 0, 0, -1, 0, -1, 0])
 _NO_STREAM = -1
 
@@ -98,10 +99,14 @@ class Streams:
     `sparing`: of a stream that has carried no octet yet no rows are handed out, and `opened` tells what
     they said; nor of one that is not ours by the first octets of who speaks first, or of both sides, and
     `sniffed` gives those.
+
+    `most`: when so many streams are remembered, half of them are forgotten, those that were silent for
+    longest; none in `kept`.  One that speaks again is a new stream.  KeyError for what was forgotten.
     """
 
-    def __init__(self, *, sparing: bool = False) -> None:
+    def __init__(self, *, sparing: bool = False, most: int | None = None, kept: Collection[int] = ()) -> None:
         self.count = 0
+        """Streams, with those that were forgotten."""
         self.counters = np.zeros(COUNTERS, np.int64)
         self.first_packet = np.zeros(COUNTERS, np.int64)
         self._slots = np.full(1 << 12, _NO_STREAM, np.int32)
@@ -111,27 +116,35 @@ class Streams:
         self._streams[:, _HEARD] = not sparing
         self._sides = np.tile(_NEW_SIDE, (room, 2, 1))
         self._sniffed = np.zeros((room, 2, _SNIFFED), np.uint8)
-        self._sparing = sparing
+        self._numbers = np.zeros(room, np.int64)
+        """Of the streams in the tables; ascending."""
+        self._used = 0
+        self._sparing, self._most, self._kept = sparing, most, kept
         self._last_time = np.zeros(1, np.int64)
         # Who writes a capture must not be able to choose where its streams land in the table.
         self._secret = secret_numbers()
 
-    @property
-    def octets(self) -> np.ndarray:
-        """Octets that each side of each stream has sent (int64, repeated ones too)."""
-        return self._sides[:, :, _OCTETS]
+    def octets(self, stream: int) -> tuple[int, int]:
+        """Octets that each side has sent, repeated ones too."""
+        one, other = self._sides[self._row(stream), :, _OCTETS].tolist()
+        return one, other
 
     def last_ns(self, stream: int) -> int:
         """Time of the last segment with octets, of either side; 0: not known."""
-        return int(self._streams[stream, _LAST])
+        return self._streams.item(self._row(stream), _LAST)
 
-    def ignore(self, stream: int) -> None:
-        """Hand out no more rows of this stream."""
-        self._streams[stream, _IGNORED] = True
+    def ignore(self, stream: int, label: int = 0) -> None:
+        """Hand out no more rows of this stream; remember a number for it."""
+        row = self._row(stream)
+        self._streams[row, _IGNORED], self._streams[row, _LABEL] = True, label
+
+    def label(self, stream: int) -> int:
+        """The number that `ignore` was given; 0: none."""
+        return self._streams.item(self._row(stream), _LABEL)
 
     def endpoint(self, stream: int, side: int) -> str:
         """ "address:port" of one end."""
-        key = [int(word) for word in self._keys[stream]]
+        key = [int(word) for word in self._keys[self._row(stream)]]
         high, low = key[2 * side], key[2 * side + 1]
         port = key[4] >> (16 * (1 - side)) & 0xFFFF
         if key[4] >> 32 & 1:
@@ -141,37 +154,40 @@ class Streams:
     def opened(self, stream: int, side: int) -> tuple[int, bool] | None:
         """(sequence number of the first octet, whether a FIN stood in its place) of a side whose
         SYN was left out; None: it sent none in front of the rows that were handed out."""
-        flags = int(self._sides[stream, side, _OPENING])
+        row = self._row(stream)
+        flags = int(self._sides[row, side, _OPENING])
         if not flags & SYN:
             return None
-        return (int(self._sides[stream, side, _BASE]) + 1) & 0xFFFFFFFF, bool(flags & FIN)
+        return (int(self._sides[row, side, _BASE]) + 1) & 0xFFFFFFFF, bool(flags & FIN)
 
     def sniffed(self, stream: int) -> tuple[bytes, bytes] | None:
         """The first octets of both sides, if they have told that the stream is none of ours; empty of a
         side that has not told."""
-        sides = self._streams.item(stream, _FOREIGN)
-        if not (sides and self._streams.item(stream, _IGNORED)):
+        row = self._row(stream)
+        sides = self._streams.item(row, _FOREIGN)
+        if not (sides and self._streams.item(row, _IGNORED)):
             return None
-        octets = self._sniffed[stream].tobytes()
+        octets = self._sniffed[row].tobytes()
         return octets[:_SNIFFED] if sides & 1 else b"", octets[_SNIFFED:] if sides & 2 else b""
 
     def samples(self) -> list[int]:
         """Every stream, but of those that `sniffed` knows only the first of each that begin alike."""
-        known = (self._streams[:self.count, _FOREIGN] != 0) & (self._streams[:self.count, _IGNORED] != 0)
-        octets = np.ascontiguousarray(self._sniffed[:self.count][known]).reshape(-1, 2 * _SNIFFED)
+        used, numbers = self._used, self._numbers[:self._used]
+        known = (self._streams[:used, _FOREIGN] != 0) & (self._streams[:used, _IGNORED] != 0)
+        octets = np.ascontiguousarray(self._sniffed[:used][known]).reshape(-1, 2 * _SNIFFED)
         first = np.unique(octets.view(f"V{2 * _SNIFFED}"), return_index=True)[1]
-        return sorted([*np.flatnonzero(~known).tolist(), *np.flatnonzero(known)[first].tolist()])
+        return sorted([*numbers[~known].tolist(), *numbers[known][first].tolist()])
 
     def expect(self, stream: int, side: int, following: int, octets: int, awaited: int) -> None:
         """Let segments of this side pass unseen while they bring, complete and in order, the next
         `octets`, which nobody needs; `following` is the sequence number of the first one (`NOT_KNOWN`:
         nothing passes; `SILENT`: there was none).  Nobody needs either to see that the other side
         acknowledges octets in front of the sequence number `awaited` (-1: any that were seen)."""
-        self._sides[stream, side, _NEXT:] = following, octets, awaited, 0
+        self._sides[self._row(stream), side, _NEXT:] = following, octets, awaited, 0
 
     def passed(self, stream: int) -> tuple[int, int]:
         """Octets of each side that have passed unseen since the last `expect`."""
-        one, other = self._sides[stream, :, _PASSED].tolist()
+        one, other = self._sides[self._row(stream), :, _PASSED].tolist()
         return one, other
 
     def scan(self, packets: Packets) -> Segments:
@@ -179,23 +195,50 @@ class Streams:
         rows = np.empty((len(packets), COLUMNS), np.int64)
         done, filled = 0, 0
         while done < len(packets):
-            done, filled, self.count = _scan(
+            before, part = self._used, rows[filled:]
+            done, given, self._used = _scan(
                 packets.data, opening.WORDS, packets.headers.ends, packets.headers.rows, packets.time,
-                done, rows, filled, self.count, self._slots, self._keys, self._secret, self._streams,
+                done, part, 0, before, self._slots, self._keys, self._secret, self._streams,
                 self._sides, self._sniffed, self.counters, self.first_packet, packets.first, self._last_time)
+            new = self._used - before
+            self._numbers[before:self._used] = np.arange(self.count, self.count + new)
+            if self.count > before:  # some were forgotten
+                part[:given, STREAM] = self._numbers[part[:given, STREAM]]
+            self.count += new
+            filled += given
             if done < len(packets):
-                self._grow()
+                self._make_room(rows[:filled, STREAM])
         return Segments(packets, rows[:filled], self)
 
-    def _grow(self) -> None:
-        self._keys = np.concatenate((self._keys, np.zeros_like(self._keys)))
-        fresh = np.tile(_NEW_STREAM, (self.count, 1))
-        fresh[:, _HEARD] = not self._sparing
-        self._streams = np.concatenate((self._streams, fresh))
-        self._sides = np.concatenate((self._sides, np.tile(_NEW_SIDE, (self.count, 2, 1))))
-        self._sniffed = np.concatenate((self._sniffed, np.zeros_like(self._sniffed)))
-        self._slots = np.full(2 * len(self._keys), _NO_STREAM, np.int32)
-        _fill_slots(self._slots, self._keys, self._secret, self.count)
+    def _row(self, stream: int) -> int:
+        """Where a stream is in the tables."""
+        if self.count == self._used:
+            return stream
+        row = int(self._numbers[:self._used].searchsorted(stream))
+        if row == self._used or self._numbers[row] != stream:
+            raise KeyError(stream)
+        return row
+
+    def _make_room(self, wanted: np.ndarray) -> None:
+        """Forget, but none of these, or else have larger tables."""
+        left = np.arange(self._used)
+        if self._most is not None and self._used >= self._most:
+            may_go = np.flatnonzero(~np.isin(self._numbers[:self._used], [*self._kept, *wanted]))
+            silent = may_go[np.argsort(self._streams[may_go, _SEEN], kind="stable")]
+            left = np.delete(left, silent[:self._used // 2])
+        self._used = used = len(left)
+        room = len(self._keys) * (2 if 2 * used > len(self._keys) else 1)
+
+        def moved(table: np.ndarray, new: np.ndarray | int = 0) -> np.ndarray:
+            fresh = np.empty((room, *table.shape[1:]), table.dtype)
+            fresh[:used], fresh[used:] = table[left], new
+            return fresh
+
+        self._keys, self._numbers, self._sniffed = moved(self._keys), moved(self._numbers), moved(self._sniffed)
+        self._streams, self._sides = moved(self._streams, _NEW_STREAM), moved(self._sides, _NEW_SIDE)
+        self._streams[used:, _HEARD] = not self._sparing
+        self._slots = np.full(2 * room, _NO_STREAM, np.int32)
+        _fill_slots(self._slots, self._keys, self._secret, used)
 
 
 def secret_numbers() -> np.ndarray:
@@ -358,6 +401,7 @@ def _scan(data: Octets, openings: Words, ends: WordTable, headers: Table, times:
             theirs[_BASE] = (acknowledgement - 1) & 0xFFFFFFFF
         mine[_OCTETS] += length
         about = streams[stream]
+        about[_SEEN] = time
         if length:
             about[_LAST] = time
         if length and length == mine[_OCTETS]:

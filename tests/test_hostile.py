@@ -16,6 +16,7 @@ import pytest
 import analysis
 from dissector import connection, engine, findings, packets, streams
 from dissector import protocol as p
+from dissector.engine import Engine
 from dissector.errors import CannotDo
 from dissector.explain import explain
 from dissector.fields import LITTLE_ENDIAN, words
@@ -25,7 +26,7 @@ from dissector.record import Record
 from dissector.segments import COLUMNS, PACKET, Segments, Streams
 from dissector.source import Source, _zstd
 from dissector.streams import OFFSET, SIZE, Stream
-from tests.helpers import read
+from tests.helpers import Read, collect, read
 from tests.synthesiser import files, stream
 from tests.synthesiser.files import block, enhanced, option, pcapng_start
 from tests.synthesiser.stream import Guest, Message, encode
@@ -138,6 +139,37 @@ def test_numbers_do_not_depend_on_the_secret_of_the_table(tmp_path: Path) -> Non
     path = files.write(tmp_path / "x", [Wire(COLO, ports=(1000 + i, 7002)) for i in range(9)])
     assert read(path).framed() == read(path).framed()
     assert (Streams()._secret != Streams()._secret).any()
+
+
+@pytest.mark.parametrize("block", [1 << 16, 50])
+@pytest.mark.parametrize("most", [2048, None])
+def test_streams_that_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frames: list[tuple[int, bytes]],
+                                    most: int | None, block: int) -> None:
+    """Those that were silent for longest, and never one of ours: it and what is counted stay what they were."""
+    monkeypatch.setattr(packets, "ROWS", block)
+    begins = opening(1024, b"GET /an/index/of/all HTTP/1.1")
+    half, port = len(frames) // 2, 14 + 20
+    scan = []
+    for i in [*range(9000), 0]:  # the first one speaks again
+        frame = begins[i % 2][1]
+        scan.append((frames[half][0], frame[:port] + (1024 + i).to_bytes(2, "big") + frame[port + 2:]))
+    (tmp_path / "x").write_bytes(files.pcap(frames[:half] + scan + frames[half:]))
+    result = Read(Engine(most=most))
+    collect(result, result.engine.run([str(tmp_path / "x")]))
+    streams = result.engine.streams
+    assert result.framed(0) == Wire(COLO).expected()
+    assert [c.number for c in result.engine.ours()] == [0]
+    assert streams.endpoint(9000, 0) == "10.0.0.1:10023"
+    if most is None:
+        assert streams.count == 9001
+        assert streams.endpoint(1, 0) == "10.0.0.1:1024"
+        assert result.engine.seems(2) == "HTTP"
+    else:
+        assert streams.count == 9002
+        assert streams.endpoint(9001, 0) == "10.0.0.1:1024"
+        for question in (streams.last_ns, streams.octets, result.engine.seems):
+            with pytest.raises(KeyError):
+                question(1)
 
 
 # --- holes, acknowledgements, records without end ---------------------------------------------

@@ -38,6 +38,8 @@ FORGET = 3600 * SECOND
 """One that has been silent for so long is forgotten; if it speaks again, that is a late start."""
 ENDED_MAX = 16
 """Connections that are over and still in the snapshot."""
+STREAMS_MAX = 1 << 16
+"""TCP connections of all kinds that are remembered, so that they are numbered as Wireshark does."""
 MESSAGES_MAX, ROWS_MAX = 1 << 10, 64
 """Of a colo-proxy, and checkpoints, from which reasons are told."""
 _UNACKED_MAX = 1 << 10
@@ -54,7 +56,7 @@ class Session:
     def __init__(self, on_event: Callable[[Event], None], window_s: float = 60, *, rules: Sequence[Rule] = (),
                  source: str = "", clock: Clock | None = None,
                  on_state: Callable[[snapshot.SessionState], None] | None = None) -> None:
-        self.engine = Engine()
+        self.engine = Engine(most=STREAMS_MAX)
         self.alerts = 0
         self._on_state = on_state
         self._on_event, self._window, self._rules = on_event, round(window_s * SECOND), tuple(rules)
