@@ -15,7 +15,7 @@ NONE = -1
 _DIRECTION, _LAYER, _STATUS = ({name: i for i, name in enumerate(names)}
                                for names in (DIRECTIONS, LAYERS, STATUSES))
 _STRUCTURE = {id(structure): i for i, structure in enumerate(STRUCTURES)}
-_CHUNK = 8192
+_CHUNK = 1024
 _WAITING = 4 * _CHUNK
 _OCTETS = 64 << 20
 """Octets of records that wait for their ACKs."""

@@ -9,7 +9,7 @@ record header to record header and never touches page contents.  Which record ma
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -44,6 +44,8 @@ from dissector.streams import FRAME, GIVEN, HOLE, OFFSET, SIZE, TIME, Run
 _NO_ACKS, _NO_OCTETS = np.zeros((0, 3), np.int64), np.zeros(0, np.uint8)
 _JUDGED_MAX = 128
 """Octets of a record whose judgement is remembered."""
+_AT_ONCE = 64
+"""Octets taken of a record's beginning at least, where they have come: the whole of most."""
 _SYNC_SIZE = padded(fields.fixed_size(CHECKPOINT_STATE) or 0)
 
 
@@ -81,7 +83,7 @@ class _Surplus(_NoRecord):
     rule = "after_end"
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Shape:
     """What is known of the record in hand once its beginning has been read."""
 
@@ -93,7 +95,6 @@ class _Shape:
     keep: int
     order: str
     shifted: bool = False
-    padding_set: bool = False
 
 
 def announced_page_size(domain_header: Record) -> int:
@@ -119,11 +120,29 @@ def _breaches(structure: Structure, octets: bytes, order: str, length: int | Non
     return tuple(found)
 
 
-@lru_cache(maxsize=1024)
 def _numbered(state: State, number: int) -> tuple[Structure, ...]:
     """The records with this number that a state knows, its own layer's last."""
     layer = RECORDS[state.layer].get(number) if state.layer else None
     return (*(s for s in (*state.shapes, *state.records) if s.type == number), *((layer,) if layer else ()))
+
+
+@lru_cache(maxsize=1024)
+def _headed(state: State, number: int, body_length: int, order: str) -> _Shape:
+    """What a record header alone tells in this state; `keep` is all of the record.  Raises _NoRecord."""
+    structure = None
+    for candidate in _numbered(state, number):
+        if candidate.layer == state.layer or fields.fixed_size(candidate) in (body_length, None):
+            structure = candidate
+            break
+    layer = structure.layer if structure else state.layer
+    if structure is None and not (layer and number & OPTIONAL):
+        where = f"a record of {layer}" if layer else "CHECKPOINT_STATE or a dirty PFN list"
+        raise _NoRecord(f"type {number:#x}, length {body_length:#x} stand where {where} must")
+    if body_length > BODY_LENGTH_MAX:
+        raise _NoRecord(f"a {structure.name if structure else hex(number)} of {body_length} "
+                        "octets is longer than the protocol allows")
+    length = padded(body_length)
+    return _Shape(structure, layer, number, body_length, length, length, order)
 
 
 class Framer:
@@ -155,6 +174,7 @@ class Framer:
         self._shifted_lists = False
         self._first: tuple[int, int] = (0, 0)
         self._touched = COMPLETE
+        self._padding_set = False
         self._ending = False
         self._peek: int | None = None
         self._early: Run | None = None
@@ -263,12 +283,13 @@ class Framer:
                 return None
         shape = self._shape
         end = self.offset + shape.length
-        self._look_at_padding(shape, end)
+        if shape.body_length and shape.body_length % ALIGNMENT:
+            self._look_at_padding(shape.body_length, end)
         if not self._collect(shape.keep) or end > self._limit:
             return None
         record = self._record(shape)
         self._complete(record, end)
-        self._check(record, shape)
+        self._check(record)
         self._advance(record)
         return record
 
@@ -276,13 +297,13 @@ class Framer:
         """Have `need` octets of the record's beginning, or all of them that the capture has.
 
         False: they have not come yet."""
-        while not self._head_ends and (have := len(self._head)) < need:
+        while (have := len(self._head)) < need and not self._head_ends:
             at = self.offset + have
             if at >= self._limit:
                 return False
             row = self._row(at)
             skip = at - self._starts[row]
-            octets = self._run.octets(row, skip, need - have)
+            octets = self._run.octets(row, skip, max(need, _AT_ONCE) - have)
             if not have:
                 rows = self._run.rows
                 self._first = (0, 0) if rows.item(row, HOLE) else (rows.item(row, FRAME), rows.item(row, TIME))
@@ -337,29 +358,17 @@ class Framer:
         state = self.state
         order = self._orders.get(state.layer) or self._orders.setdefault(
             state.layer, self._likely_order(head))
-        number, body_length = fields.record_header(head, order)
-        structure = None
-        for candidate in _numbered(state, number):
-            if candidate.layer == state.layer or fields.fixed_size(candidate) in (body_length, None):
-                structure = candidate
-                break
-        layer = structure.layer if structure else state.layer
-        if structure is None and not (layer and number & OPTIONAL):
-            where = f"a record of {layer}" if layer else "CHECKPOINT_STATE or a dirty PFN list"
-            raise _NoRecord(f"type {number:#x}, length {body_length:#x} stand where {where} must")
-        if body_length > BODY_LENGTH_MAX:
-            raise _NoRecord(f"a {structure.name if structure else hex(number)} of {body_length} "
-                            "octets is longer than the protocol allows")
-        length = padded(body_length)
-        shape = _Shape(structure, layer, number, body_length, length, length, order)
-        if not state.layer and structure:
-            self._check_back(structure, head, shape)
-        contents = fields.keeps(structure) if structure else ""
-        if contents:
-            shape.keep = self._before_contents(structure, contents, head, shape)  # type: ignore[arg-type]
+        shape = _headed(state, *fields.record_header(head, order), order)
+        structure, keep = shape.structure, shape.keep
+        if structure is not None:
+            if not state.layer:
+                shape = self._check_back(structure, head, shape)
+                keep = shape.keep
+            if contents := fields.keeps(structure):
+                keep = self._before_contents(structure, contents, head, shape)
         wanted = self.contents and structure in (PAGE_DATA, CHECKPOINT_DIRTY_PFN_LIST)
-        shape.keep = shape.length if wanted else min(shape.keep, KEPT_MAX)
-        return shape
+        keep = shape.length if wanted else min(keep, KEPT_MAX)
+        return shape if keep == shape.keep else replace(shape, keep=keep)
 
     @staticmethod
     def _likely_order(head: bytes) -> str:
@@ -379,7 +388,7 @@ class Framer:
         count = fields.integer(structure, array.count, head, shape.order) or 0
         return min(at + count * width, shape.length)
 
-    def _check_back(self, structure: Structure, head: bytes, shape: _Shape) -> None:
+    def _check_back(self, structure: Structure, head: bytes, shape: _Shape) -> _Shape:
         """The back channel has no header: only a well-formed record is one."""
         if structure is CHECKPOINT_STATE:
             if len(head) < _SYNC_SIZE and not self._head_ends:
@@ -390,10 +399,10 @@ class Framer:
         elif structure is CHECKPOINT_DIRTY_PFN_LIST:
             if (shape.body_length or 0) % 8:
                 raise _NoRecord("a dirty PFN list whose length is no multiple of 8")
-            shape.shifted = self._is_shifted(head, shape)
-            if shape.shifted:
-                shape.length += DIRTY_LIST_EXCESS
-                shape.keep += DIRTY_LIST_EXCESS
+            if self._is_shifted(head, shape):
+                length = shape.length + DIRTY_LIST_EXCESS
+                return replace(shape, shifted=True, length=length, keep=length)
+        return shape
 
     @staticmethod
     def _is_sync(octets: bytes, order: str) -> bool:
@@ -478,21 +487,18 @@ class Framer:
         record.status = self._touched
         record.after_gap = self._touched == GAP or self.passage.held_up(row)
 
-    def _look_at_padding(self, shape: _Shape, end: int) -> None:
+    def _look_at_padding(self, body_length: int, end: int) -> None:
         """Padding often has a segment of its own, and stands behind contents that are not kept."""
-        padding = -(shape.body_length or 0) % ALIGNMENT
-        if not padding:
-            return
-        at = max(end - padding, self._starts[0])
+        at = max(end - -body_length % ALIGNMENT, self._starts[0])
         while at < min(end, self._limit):
             row = self._row(at)
             upto = min(end, int(self._starts[row] + self._run.rows[row, SIZE]))
-            shape.padding_set |= any(self._run.octets(row, at - self._starts[row], upto - at))
+            self._padding_set |= any(self._run.octets(row, at - self._starts[row], upto - at))
             at = upto
 
-    def _check(self, record: Record, shape: _Shape) -> None:
+    def _check(self, record: Record) -> None:
         structure, length = record.structure, record.body_length
-        if shape.padding_set:
+        if self._padding_set:
             self._breach("padding_not_zero", f"the padding of {record.full_name} is not zero", record)
         if structure is None:
             self._breach("optional_record", f"optional record {record.name} of {record.layer}, "
@@ -520,6 +526,7 @@ class Framer:
         self.offset += record.length
         self._head, self._head_ends, self._need = bytearray(), False, HEADER_SIZE
         self._shape, self._first, self._touched, self._peek = None, (0, 0), COMPLETE, None
+        self._padding_set = False
 
     def _lose(self, why: _NoRecord) -> None:
         # A hole passed, at the latest, when it was acknowledged: what precedes that is sure.

@@ -503,7 +503,10 @@ class State:
 
     def after(self, structure: Structure | None) -> str:
         """Name of the state behind a structure; "" if it is this one."""
-        return next((name for s, name in self.then if s is structure), self.otherwise)
+        for behind, name in self.then:
+            if behind is structure:
+                return name
+        return self.otherwise
 
 
 STATES: Mapping[str, State] = MappingProxyType({state.name: state for state in (
