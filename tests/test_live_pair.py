@@ -33,15 +33,18 @@ Event = dict[str, Any]
 
 
 class Watched:
-    """A link, and what was said of it: `events` as they came, `files` of the recording."""
+    """A link, and what was said of it: `events` as they came, `files` of the recording, if it is `recorded`;
+    `path` is where programs are looked for."""
 
     def __init__(self, folder: Path, primary: tuple[str, ...] = (), secondary: tuple[str, ...] = (),
-                 delay_ms: int = 0, loss: float = 0, status: int = 0) -> None:
+                 delay_ms: int = 0, loss: float = 0, status: int = 0, recorded: bool = True,
+                 path: str = os.environ["PATH"]) -> None:
+        words = ["--write", str(folder / "ring")] if recorded else []
         with (network.joined(delay_ms, loss) as (one, other),
-              _started(one.command(*COLOSCOPE, "live", "-i", network.INTERFACE, "--format", "jsonl",
-                                   "--filter", f"tcp port {PORT}", "--write", str(folder / "ring"))) as live):
+              _started(one.command("env", f"PATH={path}", *COLOSCOPE, "live", "-i", network.INTERFACE, "--format",
+                                   "jsonl", "--filter", f"tcp port {PORT}", *words)) as live):
             try:
-                _until(lambda: list(folder.glob("ring*")))
+                _until(lambda: list(folder.glob("ring*")) if recorded else _children(live.pid))
                 with _started(other.command(*PAIR, "secondary", "--listen", f"{other.address}:{PORT}",
                                             "--memory", "2", "--list", "8", *secondary)) as back:
                     assert back.stdout
@@ -75,6 +78,11 @@ class Watched:
 def _started(command: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def _children(pid: int) -> str:
+    """Programs that a process has started."""
+    return subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True).stdout
 
 
 def _until(is_so: Callable[[], object]) -> None:
@@ -129,6 +137,36 @@ def test_a_failover(tmp_path: Path) -> None:
     watched = Watched(tmp_path, ("--checkpoints", "0"), ("--kill-after", "1"), status=1)
     assert len(same(watched, "sync", "syncs")) > 8
     same(watched, "checkpoint", "checkpoints")
+
+
+@pytest.mark.skipif(not shutil.which("tcpdump"), reason="needs tcpdump")
+def test_where_there_is_only_tcpdump(tmp_path: Path) -> None:
+    (tmp_path / "tcpdump").symlink_to(shutil.which("tcpdump") or "")
+    watched = Watched(tmp_path, recorded=False, path=str(tmp_path))
+    assert [event["name"] for event in watched.of("sync")] == [
+        "SVM_READY", "SVM_RESUMED", *["NEW", "SVM_SUSPENDED", "SVM_READY", "SVM_RESUMED"] * 6]
+    assert all(event["acked_ns"] for event in watched.of("sync"))
+    assert (watched.events[-1]["holes"], watched.events[-1]["drops"]) == (0, 0)
+
+
+@pytest.mark.parametrize(("words", "why"), [
+    (("set", "dev", network.INTERFACE, "down"), f"{network.INTERFACE}: the interface has gone down"),
+    (("delete", "dev", network.INTERFACE), "dumpcap has ended: The network adapter")])
+def test_an_interface_that_goes_away(words: tuple[str, ...], why: str) -> None:
+    with network.joined() as (one, _), _started(one.command(
+            *COLOSCOPE, "live", "-i", network.INTERFACE, "--format", "jsonl")) as live:
+        try:
+            _until(lambda: _children(live.pid))
+            time.sleep(1)
+            one.run("ip", "link", *words)
+            text, errors = live.communicate(timeout=30)
+        finally:
+            live.kill()
+    assert live.returncode == 2
+    (line,) = errors.splitlines()
+    assert why in line
+    last = json.loads(text.splitlines()[-1])
+    assert (last["event"], f"coloscope: {last['reason']}") == ("end", line)
 
 
 def test_hosts_vanish_with_their_process() -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from analysis.live.interface import is_up
 from dissector.arriving import Arriving, Growing, Ring
 from dissector.blocks import Block, arriving_blocks
 from dissector.compiled import make_ready
@@ -30,6 +31,8 @@ _DUMPCAP_WAITS = 300_000_000
 """ns: dumpcap lets packets wait for 250 ms (CAP_READ_TIMEOUT in its source), and nobody can tell it not to."""
 PATIENCE = 3.0
 """Seconds that a child has to end in when it is told to."""
+_ASK = 1.0
+"""Seconds between two looks at the interface."""
 _RIGHTS = ("sudo setcap cap_net_raw,cap_net_admin+eip {program}, or join the group that may run it (Debian: sudo "
            "dpkg-reconfigure wireshark-common; sudo usermod -aG wireshark $USER), or run this with sudo")
 _LOST = re.compile(r"received/dropped on interface .*: \d+/(\d+) |^(\d+) packets? dropped by kernel", re.M)
@@ -149,9 +152,15 @@ class Child:
             if self._files:
                 folder, name = os.path.split(self._files.prefix)
                 arrivals = Ring(folder or ".", f"{name}_*.pcapng", is_over=lambda: process.poll() is not None)
+            asked = time.monotonic()
             for block in arriving_blocks(arrivals):
-                if self._stopped_at and time.monotonic() > self._stopped_at + PATIENCE:
+                now = time.monotonic()
+                if self._stopped_at and now > self._stopped_at + PATIENCE:
                     return
+                if now > asked + _ASK and not self._stopped_at:
+                    asked = now
+                    if not is_up(self._interface):  # the child waits until it is up again
+                        raise CaptureError(f"{self._interface}: the interface has gone down")
                 yield block
 
     def stop(self) -> None:
