@@ -221,12 +221,13 @@ class Streams:
 
     def _make_room(self, wanted: np.ndarray) -> None:
         """Forget, but none of these, or else have larger tables."""
-        left = np.arange(self._used)
+        left: slice | np.ndarray = slice(self._used)
         if self._most is not None and self._used >= self._most:
             may_go = np.flatnonzero(~np.isin(self._numbers[:self._used], [*self._kept, *wanted]))
             silent = may_go[np.argsort(self._streams[may_go, _SEEN], kind="stable")]
-            left = np.delete(left, silent[:self._used // 2])
-        self._used = used = len(left)
+            left = np.delete(np.arange(self._used), silent[:self._used // 2])
+            self._used = len(left)
+        used = self._used
         room = len(self._keys) * (2 if 2 * used > len(self._keys) else 1)
 
         def moved(table: np.ndarray, new: np.ndarray | int = 0) -> np.ndarray:
