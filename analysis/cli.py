@@ -6,13 +6,34 @@ from __future__ import annotations
 import io
 import os
 import sys
+from importlib import import_module
 
 import click
 
-from analysis.commands import documents, lists, live, measures, packets, wireshark
+_MODULES = {
+    "lists": ("connections", "records", "syncs", "checkpoints", "phases", "iterations"),
+    "measures": ("latency", "causes", "memory", "compare"),
+    "packets": ("show", "verify", "cut", "scrub"),
+    "documents": ("report", "export", "lua"),
+    "live": ("live", "interfaces"),
+    "wireshark": ("wireshark",),
+}
+"""Where the commands are, in `analysis.commands`: the one that is called is imported."""
+_MODULE = {name: module for module, names in _MODULES.items() for name in names}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_MODULE)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _MODULE:
+            return None
+        found: click.Command = getattr(import_module(f"analysis.commands.{_MODULE[cmd_name]}"), cmd_name)
+        return found
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="coloscope", prog_name="coloscope")
 def main() -> None:
     """See what a Xen migration, Remus or COLO pair says on the wire, and how long each step takes.
@@ -27,14 +48,3 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             # A terminal without the arrows and lines of our tables must still show the numbers.
             stream.reconfigure(errors="replace")
-
-
-for command in (
-    lists.connections, lists.records, lists.syncs, lists.checkpoints, lists.phases, lists.iterations,
-    measures.latency, measures.causes, measures.memory, measures.compare,
-    packets.show, packets.verify, packets.cut, packets.scrub,
-    documents.report, documents.export, documents.lua,
-    live.live, live.interfaces,
-    wireshark.wireshark,
-):
-    main.add_command(command)
