@@ -111,15 +111,15 @@ class Streams:
         self.first_packet = np.zeros(COUNTERS, np.int64)
         self._slots = np.full(1 << 12, _NO_STREAM, np.int32)
         room = len(self._slots) // 2
-        self._keys = np.zeros((room, 5), np.uint64)
-        self._streams = np.tile(_NEW_STREAM, (room, 1))
-        self._streams[:, _HEARD] = not sparing
-        self._sides = np.tile(_NEW_SIDE, (room, 2, 1))
-        self._sniffed = np.zeros((room, 2, _SNIFFED), np.uint8)
-        self._numbers = np.zeros(room, np.int64)
+        self._keys = np.empty((room, 5), np.uint64)
+        self._streams = np.empty((room, len(_NEW_STREAM)), np.int64)
+        self._sides = np.empty((room, 2, len(_NEW_SIDE)), np.int64)
+        self._sniffed = np.empty((room, 2, _SNIFFED), np.uint8)
+        self._numbers = np.empty(room, np.int64)
         """Of the streams in the tables; ascending."""
         self._used = 0
         self._sparing, self._most, self._kept = sparing, most, kept
+        self._clear()
         self._last_time = np.zeros(1, np.int64)
         # Who writes a capture must not be able to choose where its streams land in the table.
         self._secret = secret_numbers()
@@ -221,25 +221,32 @@ class Streams:
 
     def _make_room(self, wanted: np.ndarray) -> None:
         """Forget, but none of these, or else have larger tables."""
-        left: slice | np.ndarray = slice(self._used)
         if self._most is not None and self._used >= self._most:
-            may_go = np.flatnonzero(~np.isin(self._numbers[:self._used], [*self._kept, *wanted]))
-            silent = may_go[np.argsort(self._streams[may_go, _SEEN], kind="stable")]
-            left = np.delete(np.arange(self._used), silent[:self._used // 2])
-            self._used = len(left)
-        used = self._used
-        room = len(self._keys) * (2 if 2 * used > len(self._keys) else 1)
+            self._forget(wanted)
+        if 2 * self._used > len(self._keys):
+            self._keys, self._streams, self._sides, self._sniffed, self._numbers = (
+                np.concatenate((table, np.empty_like(table))) for table in self._tables)
+        self._slots = np.full(2 * len(self._keys), _NO_STREAM, np.int32)
+        self._clear()
+        _fill_slots(self._slots, self._keys, self._secret, self._used)
 
-        def moved(table: np.ndarray, new: np.ndarray | int = 0) -> np.ndarray:
-            fresh = np.empty((room, *table.shape[1:]), table.dtype)
-            fresh[:used], fresh[used:] = table[left], new
-            return fresh
+    @property
+    def _tables(self) -> tuple[np.ndarray, ...]:
+        return self._keys, self._streams, self._sides, self._sniffed, self._numbers
 
-        self._keys, self._numbers, self._sniffed = moved(self._keys), moved(self._numbers), moved(self._sniffed)
-        self._streams, self._sides = moved(self._streams, _NEW_STREAM), moved(self._sides, _NEW_SIDE)
-        self._streams[used:, _HEARD] = not self._sparing
-        self._slots = np.full(2 * room, _NO_STREAM, np.int32)
-        _fill_slots(self._slots, self._keys, self._secret, used)
+    def _forget(self, wanted: np.ndarray) -> None:
+        may_go = np.flatnonzero(~np.isin(self._numbers[:self._used], [*self._kept, *wanted]))
+        silent = may_go[np.argsort(self._streams[may_go, _SEEN], kind="stable")]
+        left = np.delete(np.arange(self._used), silent[:self._used // 2])
+        self._used = len(left)
+        for table in self._tables:
+            table[:self._used] = table[left]
+
+    def _clear(self) -> None:
+        """Make the rows that no stream has ready for one."""
+        self._streams[self._used:], self._sides[self._used:] = _NEW_STREAM, _NEW_SIDE
+        self._streams[self._used:, _HEARD] = not self._sparing
+        self._sniffed[self._used:] = 0
 
 
 def secret_numbers() -> np.ndarray:
