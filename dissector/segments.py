@@ -125,6 +125,10 @@ class Streams:
         """Time of the last segment with octets, of either side; 0: not known."""
         return int(self._streams[stream, _LAST])
 
+    def silent(self, streams: np.ndarray) -> np.ndarray:
+        """Which of these streams have carried no octet yet, as far as anybody looks (a mask)."""
+        return (self._streams[streams, _HEARD] == 0) & (self._streams[streams, _IGNORED] == 0)
+
     def ignore(self, stream: int) -> None:
         """Hand out no more rows of this stream."""
         self._streams[stream, _IGNORED] = True
@@ -175,13 +179,14 @@ class Streams:
         return one, other
 
     def scan(self, packets: Packets) -> Segments:
-        """The segments in `packets`."""
+        """The segments in `packets`, whose `streams` are filled in."""
         rows = np.empty((len(packets), COLUMNS), np.int64)
+        packets.streams = np.full(len(packets), _NO_STREAM, np.int64)
         done, filled = 0, 0
         while done < len(packets):
             done, filled, self.count = _scan(
                 packets.data, opening.WORDS, packets.headers.ends, packets.headers.rows, packets.time,
-                done, rows, filled, self.count, self._slots, self._keys, self._secret, self._streams,
+                packets.streams, done, rows, filled, self.count, self._slots, self._keys, self._secret, self._streams,
                 self._sides, self._sniffed, self.counters, self.first_packet, packets.first, self._last_time)
             if done < len(packets):
                 self._grow()
@@ -318,10 +323,10 @@ def _says(mine, theirs, sequence, acknowledgement, flags, length):  # type: igno
 
 
 @kernel
-def _scan(data: Octets, openings: Words, ends: WordTable, headers: Table, times: Numbers, done: int, rows: Table,
-          filled: int, count: int, slots: Slots, keys: WordTable, secret: Words, streams: Table, sides: Tables,
-          sniffed: OctetTables, counters: Numbers, first: Numbers, first_packet: int,
-          last_time: Numbers) -> tuple[int, int, int]:
+def _scan(data: Octets, openings: Words, ends: WordTable, headers: Table, times: Numbers, numbers: Numbers,
+          done: int, rows: Table, filled: int, count: int, slots: Slots, keys: WordTable, secret: Words,
+          streams: Table, sides: Tables, sniffed: OctetTables, counters: Numbers, first: Numbers,
+          first_packet: int, last_time: Numbers) -> tuple[int, int, int]:
     """Fill `rows` from packet `done` on; stops early when the stream tables are full."""
     turned_out_foreign = False
     for i in range(done, len(headers)):
@@ -351,6 +356,7 @@ def _scan(data: Octets, openings: Words, ends: WordTable, headers: Table, times:
             slots[slot] = stream
             key = keys[stream]
             key[0], key[1], key[2], key[3], key[4] = a, b, c, d, e
+        numbers[i] = stream
         mine, theirs = sides[stream, side], sides[stream, 1 - side]
         if mine[_BASE] < 0:
             mine[_BASE] = sequence if flags & SYN else (sequence - 1) & 0xFFFFFFFF
