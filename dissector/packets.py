@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import struct
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -43,6 +43,7 @@ _ORDER_MAGIC = 0x1A2B3C4D
 # columns of an interface
 _LINK, _KIND, _FACTOR, _OFFSET, _SNAPLEN = range(5)
 _MULTIPLY, _DIVIDE, _SHIFT = range(3)
+_NOT_TOLD_APART = np.zeros(0, np.int64)
 
 # why a hop kernel came back
 _MORE, _SPECIAL, _DAMAGED, _FULL = range(4)
@@ -74,8 +75,8 @@ class Packets:
     """Packets that the capturing program says it had lost, where these octets end."""
     more: bool = False
     """Whether the octets hold more packets, which come next."""
-    streams: np.ndarray | None = None
-    """int64: TCP stream of each packet, -1 none; once `dissector.segments` has told them apart."""
+    streams: np.ndarray = field(default_factory=lambda: _NOT_TOLD_APART)
+    """int64: TCP stream of each packet, -1 none; empty until `dissector.segments` has told them apart."""
 
     def __len__(self) -> int:
         return len(self.position)

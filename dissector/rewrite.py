@@ -41,6 +41,9 @@ FILL = ord(".")
 """Stands for octets of a stream that nobody understands.  No zero: a record of type 0 and length 0
 would be found there.  As a type and a length this is no record, and no text begins with it."""
 
+NOTHING, EVERYTHING = -1 << 62, 1 << 62
+"""Stream offsets in front of and behind all others."""
+
 _ETHERNET, _SLL, _SLL2 = 1, 113, 276
 _DEPTH = 5
 """IP headers of a packet that the scan opens."""
@@ -63,6 +66,8 @@ class Followed:
         self.connection, self.streams = connection, streams
         self.allowed = Allowed(removed), Allowed(removed)
         """Of both sides, at the stream offsets of the connection."""
+        self.judged = [NOTHING, NOTHING]
+        """Of both sides, the stream offset in front of which `allowed` knows of every octet what becomes of it."""
         self.assembly = Stream()
         for side in (0, 1):
             if opened := streams.opened(connection.number, side):
@@ -72,10 +77,23 @@ class Followed:
         """What may stay of a record of its."""
         self.allowed[self.connection.side(record.direction)].add(record)
 
+    def catch_up(self) -> None:
+        """Every record that the connection has made was learnt; learn what it has in hand."""
+        for side in (0, 1):
+            judged = self.connection.judged(side)
+            if judged > self.judged[side] and (record := self.connection.in_hand(side)):
+                self.allowed[side].add(record)
+            self.judged[side] = judged
+
     def end(self) -> None:
         """It has no more records."""
         for direction in DIRECTIONS:
             self.allowed[self.connection.side(direction)].add_undecided(*self.connection.undecided(direction))
+        self.judged = [EVERYTHING, EVERYTHING]
+
+    def passed(self, side: int) -> int:
+        """Stream offset in front of which nothing more will be taken."""
+        return self.assembly.passed(side) + self.moved(side, self.assembly.origin(side))
 
     def moved(self, side: int, origin: int) -> int:
         """What to add to an offset behind sequence number `origin` to have one of the connection's.  The SYN may
@@ -93,6 +111,11 @@ class Part:
     origin: int
     begin: int
     end: int
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether it is known of all these octets what becomes of them."""
+        return self.followed.judged[self.side] >= self.end + self.moved
 
     @property
     def moved(self) -> int:
@@ -143,7 +166,6 @@ class Rewriter:
         contiguous piece.  The first to show an octet wins, and segments of an earlier connection are left out,
         as everywhere."""
         streams, headers = packets.streams, packets.headers.rows
-        assert streams is not None
         found, parts = [np.zeros((0, 5), np.int64)], list[Part]()
         for number in np.intersect1d(streams, list(self.followed)).tolist():
             followed = self.followed[number]
@@ -170,7 +192,6 @@ class Rewriter:
     def rewrite(self, packets: Packets, taken: Taken, ours: Collection[int]) -> np.ndarray:
         """Rewrite the packets of one block, from which this was taken; `ours` are the connections whose packets
         stay.  The mask of those that do."""
-        assert packets.streams is not None
         is_tcp, is_ours = packets.streams >= 0, np.isin(packets.streams, list(ours))
         stays = is_ours | self._keep_others
         rows, moved = taken.rows.copy(), np.array([part.moved for part in taken.parts], np.int64)

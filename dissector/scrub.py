@@ -76,7 +76,8 @@ def scrub(name: str, path: str, *, keep: Collection[str] = (), drop: Collection[
                 stays = rewriter.rewrite(packets, rewriter.take(packets), rewriter.followed)
                 count += sink.write(packets, stays, reader.container)
                 of += len(packets)
-            sink.finish(reader.container)
+            sink.describe(reader.container)
+            sink.finish(reader.container.drops)
     except OSError as error:
         raise ScrubError(f"{path}: {error.strerror or error}") from None
     removed, kept = ({_NAMES[kind]: int(octets) for kind, octets in enumerate(column) if octets}
