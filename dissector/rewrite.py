@@ -278,8 +278,7 @@ def _blank_options(data, layer, end):  # type: ignore[no-untyped-def]
 
 @compiled
 def _fill(data, begin, end, value):  # type: ignore[no-untyped-def]
-    for i in range(begin, end):
-        data[i] = value
+    data[begin:end] = value
 
 
 @compiled

@@ -47,6 +47,8 @@ class Sink:
         self.size = 0
         """Octets written, before they are compressed."""
         self._kind = kind
+        self._out = np.zeros(0, np.uint8)
+        """Used again: memory that is new takes longer to fill than the rest of the work."""
         if path.endswith(".zst"):
             self._file = _zstd().open(path, "wb")
         elif path.endswith(".gz"):
@@ -62,9 +64,11 @@ class Sink:
         stays = stays & ((packets.interface >= 0) | (packets.link == NO_PACKET) & (not self._is_pcap(container)))
         columns = packets.position, packets.captured, packets.wire, packets.time, packets.interface
         table = np.stack([column[stays] for column in columns])
-        out = np.empty(int(table[1].sum()) + 36 * table.shape[1], np.uint8)
-        end = (_pcap if self._is_pcap(container) else _pcapng)(packets.data, table, out)
-        self._put(out[:end].data)
+        need = int(table[1].sum()) + 36 * table.shape[1]
+        if need > len(self._out):
+            self._out = np.empty(need, np.uint8)
+        end = (_pcap if self._is_pcap(container) else _pcapng)(packets.data, table, self._out)
+        self._put(self._out[:end].data)
         return table.shape[1]
 
     def describe(self, container: Container) -> None:
@@ -130,8 +134,9 @@ def _put(out, at, value):  # type: ignore[no-untyped-def]
 
 @compiled
 def _copy(data, p, size, out, at):  # type: ignore[no-untyped-def]
+    source, target = data[p:p + size], out[at:at + size]  # with plain indices it would go octet by octet
     for i in range(size):
-        out[at + i] = data[p + i]
+        target[i] = source[i]
     return at + size
 
 
