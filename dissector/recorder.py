@@ -87,7 +87,7 @@ class Recorder:
                 self._ours.add(number)
                 followed.catch_up()
         while self._held and (self._octets > HELD_MAX or self._is_told(self._held[0], now)):
-            self._write()
+            self._write(self._untold(self._held[0].untold).tolist())
         self._forget()
 
     def finish(self, drops: int | None) -> None:
@@ -97,8 +97,7 @@ class Recorder:
         for followed in list(self._rewriter.followed.values()):
             self._leave(followed)
         while self._held:
-            self._held[0].untold = self._held[0].untold[:0]
-            self._write()
+            self._write([])
         self._ring.finish(drops)
 
     def _follow(self, connection: Connection) -> Followed:
@@ -130,10 +129,11 @@ class Recorder:
             untold[i] = connection is not None and connection.role == SNIFFING
         return numbers[untold]
 
-    def _write(self) -> None:
+    def _write(self, untold: list[int]) -> None:
+        """The oldest block; the packets of `untold` connections stay, too."""
         held = self._held.popleft()
         self._octets -= held.packets.nbytes
-        stays = self._rewriter.rewrite(held.packets, held.taken, [*self._ours, *held.untold.tolist()])
+        stays = self._rewriter.rewrite(held.packets, held.taken, [*self._ours, *untold])
         self._ring.write(held.packets, stays, held.drops)
 
     def _forget(self) -> None:

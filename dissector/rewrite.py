@@ -194,7 +194,7 @@ class Rewriter:
         stay.  The mask of those that do."""
         is_tcp, is_ours = packets.streams >= 0, np.isin(packets.streams, list(ours))
         stays = is_ours | self._keep_others
-        rows, moved = taken.rows.copy(), np.array([part.moved for part in taken.parts], np.int64)
+        rows, moved = taken.rows[stays[taken.rows[:, _PACKET]]], np.array([p.moved for p in taken.parts], np.int64)
         rows[:, _OFFSET] += moved[rows[:, _PART]]
         ranges = [part.followed.allowed[part.side].between(part.begin + part.moved, part.end + part.moved)
                   for part in taken.parts]

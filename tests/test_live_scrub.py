@@ -258,6 +258,19 @@ def test_a_connection_that_does_not_tell_is_not_waited_for(tmp_path: Path) -> No
     assert recording.finish() == written
 
 
+def test_a_connection_that_has_not_told_in_the_end(tmp_path: Path) -> None:
+    """Is none of ours."""
+    foreign = Wire([Message(FORWARD, PAGE_DATA, b"I am no stream of theirs at all")] * 3, ports=(5, 22),
+                   handshake=False, fin=False)
+    ours = Wire(stream.colo(2, SMALL), mss=700, fin=False)
+    path = files.write(tmp_path / "in.pcap", [foreign, ours])
+    recording = Recording(tmp_path)
+    recording.feed(path)
+    assert not recording.written
+    assert recording.finish() == scrubbed(path)
+    assert len(recording.written) == len(ours.rows)
+
+
 def test_too_much_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A record whose head has not come: behind the bound the oldest packets go, filled, and what comes then is
     read as before."""
