@@ -26,7 +26,7 @@ from analysis.live.session import RETIRE, Session
 from dissector import recorder
 from dissector.blocks import read_blocks
 from dissector.packets import Packets, Reader
-from dissector.protocol import FORWARD, PAGE_DATA
+from dissector.protocol import BACK, CHECKPOINT_STATE, FORWARD, PAGE_DATA
 from dissector.recorder import PATIENCE
 from dissector.rewrite import FILL
 from dissector.ring import RecordingError, RingWriter
@@ -219,6 +219,35 @@ def test_hardly_anything_waits(tmp_path: Path) -> None:
     recording.feed(path)
     assert len(recording.written) == at
     assert len(recording.finish()) == at
+
+
+def test_a_place_that_is_lost_is_not_waited_for(tmp_path: Path) -> None:
+    """A late start, proven by what the other side answers; what was read is all that is ever understood."""
+    rng, messages = np.random.default_rng(3), list(stream.colo(3, SMALL))
+    new, suspended = (next(m for m in messages if m.structure is CHECKPOINT_STATE and m.direction == direction
+                           and m.octets[8] == number) for direction, number in ((FORWARD, 0), (BACK, 1)))
+    noise = [Message(direction, PAGE_DATA, rng.bytes(size), delay=5 * SECOND)
+             for direction, size in ((BACK, 300), (FORWARD, 3_000), (FORWARD, 200_000))]
+    wire = Wire([noise[0], new, noise[1], suspended, noise[2]], handshake=False, fin=False)
+    path = files.write(tmp_path / "in.pcap", wire)
+    recording = Recording(tmp_path)
+    recording.feed(path, 1500)
+    assert len(recording.session.engine.ours()) == 1
+    assert len(wire.rows) - 5 < len(recording.written) <= len(wire.rows)
+    assert recording.finish() == scrubbed(path)
+    assert leaked(ring_of(tmp_path)[0], [message.octets for message in noise]) == 0
+
+
+@pytest.mark.parametrize("pieces", [37, 1 << 20])
+def test_a_handshake_that_comes_late(pieces: int, tmp_path: Path) -> None:
+    """It moves the offsets of what came before."""
+    wire = Wire(stream.colo(2, SMALL), mss=700)
+    late = wire.keep(wire.rows[[3, 5, 7, 0, 1, 2, 4, 6, *range(8, len(wire.rows))]])
+    path = files.write(tmp_path / "in.pcap", late)
+    recording = Recording(tmp_path)
+    recording.feed(path, pieces)
+    assert recording.finish() == scrubbed(path)
+    assert any(b"LibxlFmt" in octets for *_, octets in recording.written)
 
 
 def test_half_a_head_waits_for_the_other_half(tmp_path: Path) -> None:
