@@ -3,7 +3,8 @@
 
     python -m benchmarks.live [MEGABYTES]
 
-A pipe is held against the same capture as a file.  Events are timed from the write of their last packet.  For
+A pipe is held against the same capture as a file, and one that is recorded without secrets against one that is not.
+Events are timed from the write of their last packet.  For
 the link a capture is sent as it is over a pair of veth interfaces of its own (needs root, iproute2 and dumpcap),
 at several rates and then as fast as it goes.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import socket
 import statistics
@@ -53,14 +55,16 @@ def main() -> None:
 
 
 def throughput(path: Path) -> None:
-    """Whole processes: the tables of a file, and the events of the same octets from a pipe."""
-    command = " ".join(f"'{word}'" for word in COMMAND)
-    used = in_turn({"file": [*COMMAND, "checkpoints", str(path)],
-                    "pipe": ["sh", "-c", f"cat {path} | {command} live -r -"]}, ROUNDS)
+    """Whole processes: the tables of a file, the events of the same octets from a pipe, and those while it is
+    recorded."""
+    pipe = f"cat {path} | {shlex.join(COMMAND)} live -r -"
+    used = in_turn({"file": [*COMMAND, "checkpoints", str(path)], "pipe": ["sh", "-c", pipe],
+                    "recorded": ["sh", "-c", f"{pipe} --write {path.parent}/ring --ring 2x100MB --scrub"]}, ROUNDS)
     size = path.stat().st_size / 1e6
     for name, usage in used.items():
         print(f"{name}: {usage.seconds:.2f} s, {size / usage.seconds:.0f} MB/s, peak {usage.peak / 1e6:.0f} MB")
-    print(f"pipe / file: {used['pipe'].seconds / used['file'].seconds:.2f}")
+    print(f"pipe / file: {used['pipe'].seconds / used['file'].seconds:.2f}, recorded / pipe: "
+          f"{used['recorded'].seconds / used['pipe'].seconds:.2f}")
 
 
 def latency() -> None:

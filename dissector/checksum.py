@@ -19,12 +19,11 @@ _NONE = np.int64(-1)
 @compiled
 def _sum(data, begin, end):  # type: ignore[no-untyped-def]
     """Sum of big-endian 16-bit words; an odd last octet is the upper half of one."""
-    total = np.uint64(0)
-    for i in range((end - begin) // 2):
-        at = begin + 2 * i
-        total += np.uint64(data[at]) << np.uint64(8) | np.uint64(data[at + 1])
-    if (end - begin) % 2:
-        total += np.uint64(data[end - 1]) << np.uint64(8)
+    octets, total = data[begin:end], np.uint64(0)  # of a slice, eight words are summed at a time
+    for i in range(len(octets) // 2):
+        total += np.uint64(octets[2 * i]) << np.uint64(8) | np.uint64(octets[2 * i + 1])
+    if len(octets) % 2:
+        total += np.uint64(octets[len(octets) - 1]) << np.uint64(8)
     return total
 
 

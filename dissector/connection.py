@@ -144,6 +144,15 @@ class Connection:
         """(stream offset, octets) of a record that is too short in this direction to tell which it is."""
         return next((d.undecided for d in self._directions if d.direction == direction), (0, b""))
 
+    def judged(self, side: int) -> int:
+        """Stream offset in front of which no octet of this side is of a record that is still to come, but for that
+        `in_hand`."""
+        return self._directions[side].judged if self.role == OURS else -1 << 62
+
+    def in_hand(self, side: int) -> Record | None:
+        """The record of this side that has not come to its end, once it is known which it is."""
+        return self._directions[side].in_hand
+
     def passed(self, direction: str) -> int:
         """Octets of this direction that have passed, those that the capture lacks included."""
         return self.stream.passed(self.side(direction))
@@ -327,7 +336,7 @@ class Connection:
             trial = seeker.feed(runs[side], self._turns)
             if trial:
                 proven = side if trial.landmark.direction == FORWARD else 1 - side
-            self._keep_acks(np.concatenate((self._acks[side], runs[side].acks)), side, seeker.earliest_end)
+            self._keep_acks(np.concatenate((self._acks[side], runs[side].acks)), side, seeker.earliest_begin)
             runs[side] = _NO_RUN
         return self._partners() if proven is None else proven
 

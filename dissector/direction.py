@@ -50,9 +50,23 @@ class Direction:
     @property
     def earliest_end(self) -> int:
         """No record that is still to come ends before this stream offset."""
-        reader = self._framer or self._seeker
-        assert reader is not None
-        return reader.earliest_end
+        if self._framer:
+            return self._framer.earliest_end
+        assert self._seeker is not None
+        return self._seeker.earliest_begin
+
+    @property
+    def in_hand(self) -> Record | None:
+        """The record that has not come to its end, once it is known which it is."""
+        return self._framer.in_hand if self._framer else None
+
+    @property
+    def judged(self) -> int:
+        """Stream offset in front of which no octet is of a record that is still to come, but for that `in_hand`."""
+        if self._framer:
+            return self._framer.judged
+        assert self._seeker is not None
+        return self._seeker.earliest_begin
 
     @property
     def undecided(self) -> tuple[int, bytes]:
@@ -109,6 +123,7 @@ class Direction:
                     return records
                 self._note_loss(trial.framer)
         # Only dead ones: what they leave is looked through already.
+        seeker.quiet = []
         self._framer, self._seeker = None, seeker
         return records
 

@@ -211,6 +211,23 @@ class Framer:
         return b"" if self.lost or self._shape else bytes(self._head)
 
     @property
+    def in_hand(self) -> Record | None:
+        """The record that has not come to its end, once all that is kept of it has come."""
+        return self._record(self._shape) if self._shape and self._is_known else None
+
+    @property
+    def judged(self) -> int:
+        """Stream offset in front of which no octet is of a record that is still to come, but for that `in_hand`."""
+        if not self._started:
+            return -1 << 62
+        return self.offset + (self._shape.length if self._shape and self._is_known else 0)
+
+    @property
+    def _is_known(self) -> bool:
+        """Whether more octets would tell nothing more of what the record in hand is."""
+        return self._shape is not None and (self._head_ends or len(self._head) >= self._shape.keep)
+
+    @property
     def needless(self) -> int:
         """Stream offset in front of which it needs no more octets, only to `skip` them: those of
         page contents and blobs."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 import itertools
 import struct
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from dissector.compiled import Octets, Table, WordTable, compiled, kernel
 from dissector.headers import COLUMNS as HEADER_COLUMNS
-from dissector.headers import NO_LINK, NO_PACKET, Headers, read_headers
+from dissector.headers import NO_LINK, NO_PACKET, POSITION, Headers, read_headers
 from dissector.source import Source, SourceError
 
 BLOCK = 8 << 20
@@ -43,6 +43,7 @@ _ORDER_MAGIC = 0x1A2B3C4D
 # columns of an interface
 _LINK, _KIND, _FACTOR, _OFFSET, _SNAPLEN = range(5)
 _MULTIPLY, _DIVIDE, _SHIFT = range(3)
+_NOT_TOLD_APART = np.zeros(0, np.int64)
 
 # why a hop kernel came back
 _MORE, _SPECIAL, _DAMAGED, _FULL = range(4)
@@ -74,9 +75,25 @@ class Packets:
     """Packets that the capturing program says it had lost, where these octets end."""
     more: bool = False
     """Whether the octets hold more packets, which come next."""
+    streams: np.ndarray = field(default_factory=lambda: _NOT_TOLD_APART)
+    """int64: TCP stream of each packet, -1 none; empty until `dissector.segments` has told them apart."""
 
     def __len__(self) -> int:
         return len(self.position)
+
+    def copy(self) -> Packets:
+        """The same, valid for good."""
+        begin, end = int(self.position.min()), int((self.position + self.captured).max())
+        headers = Headers(self.headers.ends.copy(), self.headers.rows.copy())
+        headers.rows[:, POSITION] -= begin
+        columns = {name: getattr(self, name).copy() for name in ("captured", "wire", "time", "link", "interface")}
+        return replace(self, data=self.data[begin:end].copy(), position=self.position - begin, headers=headers,
+                       **columns)
+
+    @property
+    def nbytes(self) -> int:
+        """Octets of memory that a copy takes."""
+        return self.data.nbytes + self.headers.ends.nbytes + self.headers.rows.nbytes + 6 * self.position.nbytes
 
 
 class Slot:

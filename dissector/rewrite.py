@@ -4,31 +4,45 @@ the stream took from this very packet, where that may stay."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import dataclass
+
 import numpy as np
 
+from dissector.allowed import (
+    ACTION,
+    BEGIN,
+    END,
+    FIRST_OF_8,
+    KIND,
+    KINDS,
+    LAST_OF_8,
+    NO_STREAM,
+    NOT_UNDERSTOOD,
+    OTHER_CONNECTIONS,
+    RANGE_COLUMNS,
+    REPEATED,
+    STAND_IN,
+    ZERO,
+    Allowed,
+)
 from dissector.checksum import restore, worth
 from dissector.compiled import Flags, Numbers, OctetBuffer, Slots, Table, Words, WordTable, compiled, kernel
+from dissector.connection import Connection
 from dissector.headers import CAPTURED, FLAGS, POSITION, SEQUENCE, SYN, _be, _inner, _network, _transport
 from dissector.packets import Packets
+from dissector.protocol import DIRECTIONS
 from dissector.recall import signed
-from dissector.segments import PACKET, STREAM, Segments, Streams, _fill_slots, _slot, secret_numbers
+from dissector.record import Record
+from dissector.segments import COLUMNS, PACKET, STREAM, Segments, Streams, _fill_slots, _slot, secret_numbers
 from dissector.streams import FRAME, GIVEN, HOLE, OFFSET, Stream
-
-# columns of a range
-(BEGIN, END, ACTION, KIND) = range(4)
-RANGE_COLUMNS = 4
-
-# what becomes of the octets in a range
-(KEEP, ZERO, STAND_IN, FIRST_OF_8, LAST_OF_8) = range(5)
-"""As they are; zero; all but zeros become `FILL`; of each eight only the first or the last stays."""
 
 FILL = ord(".")
 """Stands for octets of a stream that nobody understands.  No zero: a record of type 0 and length 0
 would be found there.  As a type and a length this is no record, and no text begins with it."""
 
-NOT_UNDERSTOOD, REPEATED, OTHER_CONNECTIONS, NO_STREAM = range(4)
-"""Kinds of octets in no range; those of ranges are counted from `KINDS` on."""
-KINDS = 4
+NOTHING, EVERYTHING = -1 << 62, 1 << 62
+"""Stream offsets in front of and behind all others."""
 
 _ETHERNET, _SLL, _SLL2 = 1, 113, 276
 _DEPTH = 5
@@ -37,33 +51,102 @@ _MAC, _IPV4, _IPV6 = range(3)
 _NEW_MAX = 4 * _DEPTH
 _FREE = -1
 
-# columns of octets that a stream took from a packet
-(_PACKET, _DATA, _SIZE, _OFFSET, _DIRECTION) = range(5)
+# columns of octets that a stream took from a packet; _PART: which of `Taken.parts` has their stream
+(_PACKET, _DATA, _SIZE, _OFFSET, _PART) = range(5)
 
 # columns of an IP layer
 (_IP, _ETHERTYPE, _HEADER, _PROTOCOL, _WIRE_END, _IP_WORTH, _WORTH) = range(7)
 
 
-class Rewriter:
-    """Rewrites the packets of a capture, fed block by block in order.
+class Followed:
+    """A connection whose packets are rewritten: what its streams take from them, and what may stay of that
+    (`removed`: the contents that may not).  `streams` tell how it opened."""
 
-    `origins` holds, for both sides of each connection that is ours, the sequence number of stream
-    offset 0; `ranges` (`RANGE_COLUMNS`) what may stay of each side, ascending and without overlaps.
-    `counts` has octets, (removed, kept) for each kind; `kinds` of them are those of ranges.
+    def __init__(self, connection: Connection, streams: Streams, removed: Collection[str]) -> None:
+        self.connection, self.streams = connection, streams
+        self.allowed = Allowed(removed), Allowed(removed)
+        """Of both sides, at the stream offsets of the connection."""
+        self.judged = [NOTHING, NOTHING]
+        """Of both sides, the stream offset in front of which `allowed` knows of every octet what becomes of it."""
+        self.assembly = Stream()
+        for side in (0, 1):
+            if opened := streams.opened(connection.number, side):
+                self.assembly.open(side, *opened)
+
+    def learn(self, record: Record) -> None:
+        """What may stay of a record of its."""
+        self.allowed[self.connection.side(record.direction)].add(record)
+
+    def catch_up(self) -> None:
+        """Every record that the connection has made was learnt; learn what it has in hand."""
+        for side in (0, 1):
+            judged = self.connection.judged(side)
+            if judged > self.judged[side] and (record := self.connection.in_hand(side)):
+                self.allowed[side].add(record)
+            self.judged[side] = judged
+
+    def end(self) -> None:
+        """It has no more records."""
+        for direction in DIRECTIONS:
+            self.allowed[self.connection.side(direction)].add_undecided(*self.connection.undecided(direction))
+        self.judged = [EVERYTHING, EVERYTHING]
+
+    def passed(self, side: int) -> int:
+        """Stream offset in front of which nothing more will be taken."""
+        return self.assembly.passed(side) + self.moved(side, self.assembly.origin(side))
+
+    def moved(self, side: int, origin: int) -> int:
+        """What to add to an offset behind sequence number `origin` to have one of the connection's.  The SYN may
+        come late, and moves the origin."""
+        return signed(origin - self.connection.stream.origin(side))
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one side of a connection took from a block: octets from stream offset `begin` to `end`, behind
+    sequence number `origin`."""
+
+    followed: Followed
+    side: int
+    origin: int
+    begin: int
+    end: int
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether it is known of all these octets what becomes of them."""
+        return self.followed.judged[self.side] >= self.end + self.moved
+
+    @property
+    def moved(self) -> int:
+        """What to add to its offsets to have the connection's (`Followed.moved`)."""
+        return self.followed.moved(self.side, self.origin)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What was taken from the packets of a block: `parts`, and where the octets of each stand in the packets
+    (`rows`, by packet and position); `payload`: octets that a packet has behind its headers."""
+
+    rows: np.ndarray
+    parts: list[Part]
+    payload: np.ndarray
+
+
+class Rewriter:
+    """Rewrites the packets of a capture, block by block: `take` sees them in order, `rewrite` may come later,
+    when all is learnt that is to be known of what was taken.
+
+    `removed` are the contents (`protocol.CONTENTS`) that go; `keep_others` and `anonymise` as in
+    `dissector.scrub`.  `counts` has octets, (removed, kept) for each kind (`dissector.allowed`).
     """
 
-    def __init__(self, origins: dict[int, tuple[int, int]],
-                 ranges: dict[int, tuple[np.ndarray, np.ndarray]], kinds: int, *, keep_others: bool,
-                 anonymise: bool) -> None:
-        self.counts = np.zeros((KINDS + kinds, 2), np.int64)
-        self._origins = origins
-        self._assembly = {number: Stream() for number in origins}
-        self._first = {number: 2 * i for i, number in enumerate(origins)}
-        sides = [side for number in origins for side in ranges[number]]
-        self._ranges = np.concatenate(sides)
-        self._bounds = np.cumsum([0, *(len(side) for side in sides)])
+    def __init__(self, removed: Collection[str], *, keep_others: bool = False, anonymise: bool = False) -> None:
+        self.counts = np.zeros((KINDS, 2), np.int64)
+        self.followed: dict[int, Followed] = {}
+        """Whose octets are taken, by number."""
+        self._removed = frozenset(removed)
         self._keep_others, self._anonymise = keep_others, anonymise
-        self._scanner = Streams()
         self._known = 0
         self._addresses = np.zeros((1 << 8, 5), np.uint64)
         self._names = np.zeros(1 << 8, np.int64)
@@ -71,53 +154,63 @@ class Rewriter:
         self._slots = np.full(1 << 9, _FREE, np.int32)
         self._secret = secret_numbers()
 
-    def rewrite(self, packets: Packets) -> np.ndarray:
-        """Rewrite the packets of one block; the mask of those that stay."""
-        segments = self._scanner.scan(packets)
-        stays = np.full(len(packets), self._keep_others)
-        is_tcp, is_ours = np.zeros((2, len(packets)), np.bool_)
-        is_tcp[segments.rows[:, PACKET]] = True
-        is_ours[segments.rows[np.isin(segments.rows[:, STREAM], list(self._origins)), PACKET]] = True
-        stays |= is_ours
-        payload = np.zeros(len(packets), np.int64)
-        payload[segments.rows[:, PACKET]] = segments.rows[:, CAPTURED]
-        taken = self._taken(segments)
-        table = np.stack((packets.position, packets.captured, packets.wire, packets.link, payload))
+    def follow(self, connection: Connection, streams: Streams) -> Followed:
+        """Take what belongs to this connection from now on, if that is not done yet."""
+        followed = self.followed.get(connection.number)
+        if followed is None:
+            followed = self.followed[connection.number] = Followed(connection, streams, self._removed)
+        return followed
+
+    def take(self, packets: Packets) -> Taken:
+        """What the streams take from the packets of the next block, which have been told apart: a row for each
+        contiguous piece.  The first to show an octet wins, and segments of an earlier connection are left out,
+        as everywhere."""
+        streams, headers = packets.streams, packets.headers.rows
+        found, parts = [np.zeros((0, 5), np.int64)], list[Part]()
+        for number in np.intersect1d(streams, list(self.followed)).tolist():
+            followed = self.followed[number]
+            mine = np.flatnonzero(streams == number)
+            rows = np.empty((len(mine), COLUMNS), np.int64)
+            rows[:, :STREAM], rows[:, STREAM], rows[:, PACKET] = headers[mine, :STREAM], number, mine
+            runs = followed.assembly.feed(Segments(packets, rows, followed.streams), rows)
+            for side, run in enumerate(runs):
+                new = np.concatenate((run.rows, followed.assembly.held(side).rows))
+                new = new[(new[:, HOLE] == 0) & (new[:, FRAME] >= packets.first) & (new[:, GIVEN] > 0)]
+                if not len(new):
+                    continue
+                origin, at = followed.assembly.origin(side), new[:, FRAME] - packets.first
+                sequence = headers[at, SEQUENCE] + (headers[at, FLAGS] & SYN != 0)
+                skip = (new[:, OFFSET] + origin - sequence) & 0xFFFFFFFF
+                found.append(np.stack((at, headers[at, POSITION] + skip, new[:, GIVEN], new[:, OFFSET],
+                                       np.full(len(new), len(parts))), axis=1))
+                parts.append(Part(followed, side, origin, int(new[:, OFFSET].min()),
+                                  int((new[:, OFFSET] + new[:, GIVEN]).max())))
+        taken = np.concatenate(found)
+        return Taken(taken[np.lexsort((taken[:, _DATA], taken[:, _PACKET]))], parts,
+                     np.where(streams >= 0, headers[:, CAPTURED], 0))
+
+    def rewrite(self, packets: Packets, taken: Taken, ours: Collection[int]) -> np.ndarray:
+        """Rewrite the packets of one block, from which this was taken; `ours` are the connections whose packets
+        stay.  The mask of those that do."""
+        is_tcp, is_ours = packets.streams >= 0, np.isin(packets.streams, list(ours))
+        stays = is_ours | self._keep_others
+        rows, moved = taken.rows[stays[taken.rows[:, _PACKET]]], np.array([p.moved for p in taken.parts], np.int64)
+        rows[:, _OFFSET] += moved[rows[:, _PART]]
+        ranges = [part.followed.allowed[part.side].between(part.begin + part.moved, part.end + part.moved)
+                  for part in taken.parts]
+        bounds = np.cumsum([0, *map(len, ranges)])
+        allowed = np.concatenate([np.zeros((0, RANGE_COLUMNS), np.int64), *ranges])
+        table = np.stack((packets.position, packets.captured, packets.wire, packets.link, taken.payload))
         layers, links = np.empty((_DEPTH, 7), np.int64), np.empty((_DEPTH + 1, 2), np.int64)
         done, at = 0, 0
         while done < len(packets):
             done, at, self._known = _rewrite(
-                packets.data, table, done, stays, is_tcp, is_ours, taken, at, self._bounds, self._ranges,
+                packets.data, table, done, stays, is_tcp, is_ours, rows, at, bounds, allowed,
                 self._anonymise, self._known, self._addresses, self._names, self._named, self._slots,
                 self._secret, self.counts, layers, links)
             if done < len(packets):
                 self._grow()
         return stays
-
-    def _taken(self, segments: Segments) -> np.ndarray:
-        """What our streams take from the packets of this block: a row for each contiguous piece, by
-        packet and position.  The first to show an octet wins, and segments of an earlier connection
-        are left out, as everywhere."""
-        rows, first = segments.rows, segments.packets.first
-        row_of = np.zeros(len(segments.packets), np.int64)
-        row_of[rows[:, PACKET]] = np.arange(len(rows))
-        found = [np.zeros((0, 5), np.int64)]
-        for number in np.intersect1d(rows[:, STREAM], list(self._origins)).tolist():
-            stream = self._assembly[number]
-            runs = stream.feed(segments, rows[rows[:, STREAM] == number])
-            for side, run in enumerate(runs):
-                new = np.concatenate((run.rows, stream.held(side).rows))
-                new = new[(new[:, HOLE] == 0) & (new[:, FRAME] >= first) & (new[:, GIVEN] > 0)]
-                mine = rows[row_of[new[:, FRAME] - first]]
-                sequence = mine[:, SEQUENCE] + (mine[:, FLAGS] & SYN != 0)
-                skip = (new[:, OFFSET] + stream.origin(side) - sequence) & 0xFFFFFFFF
-                # The SYN may come late, and moves the origin.
-                moved = signed(stream.origin(side) - self._origins[number][side])
-                found.append(np.stack((
-                    mine[:, PACKET], mine[:, POSITION] + skip, new[:, GIVEN], new[:, OFFSET] + moved,
-                    np.full(len(new), self._first[number] + side)), axis=1))
-        taken = np.concatenate(found)
-        return taken[np.lexsort((taken[:, _DATA], taken[:, _PACKET]))]
 
     def _grow(self) -> None:
         self._addresses = np.concatenate((self._addresses, np.zeros_like(self._addresses)))
@@ -185,8 +278,7 @@ def _blank_options(data, layer, end):  # type: ignore[no-untyped-def]
 
 @compiled
 def _fill(data, begin, end, value):  # type: ignore[no-untyped-def]
-    for i in range(begin, end):
-        data[i] = value
+    data[begin:end] = value
 
 
 @compiled
@@ -315,11 +407,11 @@ def _rewrite(data: OctetBuffer, table: Table, done: int, stays: Flags, is_tcp: F
         if is_tcp[i]:
             kind, here = REPEATED if is_ours[i] else OTHER_CONNECTIONS, behind
             while t < len(taken) and taken[t, _PACKET] == i:
-                place, size, direction = taken[t, _DATA], taken[t, _SIZE], taken[t, _DIRECTION]
+                place, size, part = taken[t, _DATA], taken[t, _SIZE], taken[t, _PART]
                 _fill(data, here, place, FILL)
                 counts[kind, 0] += place - here
-                _apply(data, place, taken[t, _OFFSET], size, ranges, bounds[direction],
-                       bounds[direction + 1], counts)
+                _apply(data, place, taken[t, _OFFSET], size, ranges, bounds[part],
+                       bounds[part + 1], counts)
                 here = place + size
                 t += 1
             _fill(data, here, payload, FILL)

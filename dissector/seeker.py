@@ -166,8 +166,8 @@ class Seeker:
         return min((t.records[0].frame for t in self.trials if t.records), default=0)
 
     @property
-    def earliest_end(self) -> int:
-        """No record that may still be proven ends before this stream offset."""
+    def earliest_begin(self) -> int:
+        """No record that may still be proven begins before this stream offset."""
         offsets = [t.offset for t in (*self.trials, *self.quiet)]
         return min(offsets + ([] if self._begin is None else [self._begin]), default=-1 << 62)
 

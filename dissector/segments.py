@@ -133,6 +133,13 @@ class Streams:
         """Time of the last segment with octets, of either side; 0: not known."""
         return self._streams.item(self._row(stream), _LAST)
 
+    def silent(self, streams: np.ndarray) -> np.ndarray:
+        """Which of these streams have carried no octet yet, as far as anybody looks (a mask); none that
+        was forgotten."""
+        rows = np.flatnonzero(np.isin(self._numbers[:self._used], streams))
+        quiet = rows[(self._streams[rows, _HEARD] == 0) & (self._streams[rows, _IGNORED] == 0)]
+        return np.isin(streams, self._numbers[quiet])
+
     def ignore(self, stream: int, label: int = 0) -> None:
         """Hand out no more rows of this stream; remember a number for it."""
         row = self._row(stream)
@@ -191,19 +198,22 @@ class Streams:
         return one, other
 
     def scan(self, packets: Packets) -> Segments:
-        """The segments in `packets`."""
+        """The segments in `packets`, whose `streams` are filled in."""
         rows = np.empty((len(packets), COLUMNS), np.int64)
+        packets.streams = np.full(len(packets), _NO_STREAM, np.int64)
         done, filled = 0, 0
         while done < len(packets):
-            before, part = self._used, rows[filled:]
+            begin, before, part = done, self._used, rows[filled:]
             done, given, self._used = _scan(
                 packets.data, opening.WORDS, packets.headers.ends, packets.headers.rows, packets.time,
-                done, part, 0, before, self._slots, self._keys, self._secret, self._streams,
+                packets.streams, done, part, 0, before, self._slots, self._keys, self._secret, self._streams,
                 self._sides, self._sniffed, self.counters, self.first_packet, packets.first, self._last_time)
             new = self._used - before
             self._numbers[before:self._used] = np.arange(self.count, self.count + new)
             if self.count > before:  # some were forgotten
                 part[:given, STREAM] = self._numbers[part[:given, STREAM]]
+                told = packets.streams[begin:done]
+                told[told >= 0] = self._numbers[told[told >= 0]]
             self.count += new
             filled += given
             if done < len(packets):
@@ -369,10 +379,10 @@ def _says(mine, theirs, sequence, acknowledgement, flags, length):  # type: igno
 
 
 @kernel
-def _scan(data: Octets, openings: Words, ends: WordTable, headers: Table, times: Numbers, done: int, rows: Table,
-          filled: int, count: int, slots: Slots, keys: WordTable, secret: Words, streams: Table, sides: Tables,
-          sniffed: OctetTables, counters: Numbers, first: Numbers, first_packet: int,
-          last_time: Numbers) -> tuple[int, int, int]:
+def _scan(data: Octets, openings: Words, ends: WordTable, headers: Table, times: Numbers, numbers: Numbers,
+          done: int, rows: Table, filled: int, count: int, slots: Slots, keys: WordTable, secret: Words,
+          streams: Table, sides: Tables, sniffed: OctetTables, counters: Numbers, first: Numbers,
+          first_packet: int, last_time: Numbers) -> tuple[int, int, int]:
     """Fill `rows` from packet `done` on; stops early when the stream tables are full."""
     turned_out_foreign = False
     for i in range(done, len(headers)):
@@ -402,6 +412,7 @@ def _scan(data: Octets, openings: Words, ends: WordTable, headers: Table, times:
             slots[slot] = stream
             key = keys[stream]
             key[0], key[1], key[2], key[3], key[4] = a, b, c, d, e
+        numbers[i] = stream
         mine, theirs = sides[stream, side], sides[stream, 1 - side]
         if mine[_BASE] < 0:
             mine[_BASE] = sequence if flags & SYN else (sequence - 1) & 0xFFFFFFFF

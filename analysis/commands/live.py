@@ -24,6 +24,8 @@ from analysis.commands.writing import kind_of, write_frame
               "16.")
 @click.option("--write", "prefix", metavar="PREFIX", help="Record, too: a ring of pcapng files.")
 @click.option("--ring", metavar="FILESxSIZE", default="10x1GB", show_default=True, help="How many, and how large.")
+@click.option("--scrub", is_flag=True, help="With --write: record without guest memory, device state and what else "
+              "`coloscope scrub` takes out; coloscope writes the ring itself, also of a capture that it reads (-r).")
 @click.option("--alert", "alerts", metavar="RULE", multiple=True, help="'NEW->SVM_RESUMED > 500ms', 'memory > 200ms' "
               "(a phase), 'silent > 3s', 'failover'; also while it is not over.")
 @click.option("--exec", "command", metavar="CMD", help="Run this for alerts, without a shell; the alert is JSON on "
@@ -41,10 +43,10 @@ def live(kind: str | None, **options: Any) -> None:
         from analysis.live.command_line import watch
 
         rules = [rule(text) for text in options.pop("alerts")]
-        link, name = link_of(**{option: options.pop(option) for option in (
-            "interface", "source", "follow", "capture_filter", "snaplen", "buffer", "prefix", "ring")})
+        link, name, ring = link_of(**{option: options.pop(option) for option in (
+            "interface", "source", "follow", "capture_filter", "snaplen", "buffer", "prefix", "ring", "scrub")})
         try:
-            session = watch(link, name, rules, say=say, lines=kind != "view" and (
+            session = watch(link, name, rules, say=say, ring=ring, lines=kind != "view" and (
                 kind == "jsonl" or not sys.stdout.isatty()), **options)
         except BrokenPipeError:
             raise

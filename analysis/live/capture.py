@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from analysis.live.interface import is_up
@@ -20,6 +19,7 @@ from dissector.arriving import Arriving, Growing, Ring
 from dissector.blocks import Block, arriving_blocks
 from dissector.compiled import make_ready
 from dissector.errors import CannotDo
+from dissector.ring import RingWriter
 from dissector.source import STDIN, SourceError, open_raw
 
 ENDED, STOPPED = "the capture has ended", "stopped"
@@ -97,6 +97,11 @@ class Files:
     files: int
     kilobytes: int
 
+    @property
+    def folder(self) -> str:
+        """Where they lie."""
+        return os.path.dirname(self.prefix) or "."
+
 
 def files(prefix: str, text: str) -> Files:
     """A ring from what a user wrote: `10x1GB`.  Raises CaptureError."""
@@ -104,9 +109,10 @@ def files(prefix: str, text: str) -> Files:
     if match is None or int(match["files"]) < 2 or not int(match["size"]):
         raise CaptureError(f"ring {text!r}: want FILESxSIZE with two files or more, such as 10x1GB (units: "
                            f"{', '.join(_KB)})")
-    if not Path(prefix).absolute().parent.is_dir():
-        raise CaptureError(f"{Path(prefix).parent}: there is no such folder to write the ring to")
-    return Files(prefix, int(match["files"]), int(match["size"]) * _KB[match["unit"]])
+    found = Files(prefix, int(match["files"]), int(match["size"]) * _KB[match["unit"]])
+    if not os.path.isdir(found.folder):
+        raise CaptureError(f"{found.folder}: there is no such folder to write the ring to")
+    return found
 
 
 class Child:
@@ -150,8 +156,8 @@ class Child:
         with Arriving(process.stdout) as pipe:  # type: ignore[arg-type]
             arrivals: Iterable[tuple[str, Arriving, int]] = [(self._interface, pipe, 0)]
             if self._files:
-                folder, name = os.path.split(self._files.prefix)
-                arrivals = Ring(folder or ".", f"{name}_*.pcapng", is_over=lambda: process.poll() is not None)
+                name = os.path.basename(self._files.prefix)
+                arrivals = Ring(self._files.folder, f"{name}_*.pcapng", is_over=lambda: process.poll() is not None)
             asked = time.monotonic()
             for block in arriving_blocks(arrivals):
                 now = time.monotonic()
@@ -186,19 +192,29 @@ class Child:
 
 
 def link_of(interface: str | None, source: str | None, follow: bool, capture_filter: str, snaplen: int | None,
-            buffer: int | None, prefix: str | None, ring: str) -> tuple[Link, str]:
-    """What the options of `coloscope live` name, and its name.  Raises CaptureError, SourceError."""
+            buffer: int | None, prefix: str | None, ring: str, scrub: bool) -> tuple[Link, str, RingWriter | None]:
+    """What the options of `coloscope live` name, its name, and the ring that coloscope writes itself.  Raises
+    CaptureError, SourceError, RecordingError."""
     if (interface is None) == (source is None):
         raise CaptureError("live wants an interface (-i) or a capture that somebody writes (-r)")
+    if scrub and not prefix:
+        raise CaptureError("--scrub says how to record: name a ring to write, too (--write)")
+    recorded = files(prefix, ring) if prefix else None
     if source is not None:
-        if capture_filter or snaplen or buffer or prefix:
-            raise CaptureError("--filter, --snaplen, --buffer and --write are for capturing on an interface (-i)")
-        return Replay(source, follow), source
-    assert interface is not None
-    if follow:
-        raise CaptureError("--follow is for a capture that somebody else writes (-r)")
-    return Child(interface, capture_filter=capture_filter, snaplen=snaplen or 0, buffer=buffer or BUFFER,
-                 ring=files(prefix, ring) if prefix else None), interface
+        if capture_filter or snaplen or buffer or (prefix and not scrub):
+            raise CaptureError("--filter, --snaplen, --buffer and --write without --scrub are for capturing on an "
+                               "interface (-i)")
+        if recorded and os.path.isdir(source) and os.path.samefile(recorded.folder, source):
+            raise CaptureError(f"{source}: is read; write the ring to another folder")
+        link: Link = Replay(source, follow)
+    else:
+        assert interface is not None
+        if follow:
+            raise CaptureError("--follow is for a capture that somebody else writes (-r)")
+        link = Child(interface, capture_filter=capture_filter, snaplen=snaplen or 0, buffer=buffer or BUFFER,
+                     ring=None if scrub else recorded)
+    writer = RingWriter(recorded.prefix, recorded.files, recorded.kilobytes * 1000) if recorded and scrub else None
+    return link, source or interface or "", writer
 
 
 def _ended(process: subprocess.Popen[bytes]) -> int:

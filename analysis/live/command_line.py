@@ -17,14 +17,16 @@ from analysis.live.events import ALERT, Event
 from analysis.live.jsonl import Lines
 from analysis.live.session import Session
 from analysis.live.state import SessionState
+from dissector.ring import RingWriter
 
 
 def watch(link: Link, source: str, rules: Sequence[Rule], window_s: float, say: Callable[[str], None], *,
-          lines: bool, command: str | None = None, metrics: str | None = None) -> Session:
+          lines: bool, command: str | None = None, metrics: str | None = None,
+          ring: RingWriter | None = None) -> Session:
     """Watch a link until it ends, or SIGINT or SIGTERM comes; the session, which is over.
 
-    `lines`: events as JSON lines on stdout, else the terminal view; `say` puts a line on stderr.  Raises what
-    `link` raises, and OSError when stdout cannot be written."""
+    `lines`: events as JSON lines on stdout, else the terminal view; `say` puts a line on stderr; `ring`: record there
+    without secrets.  Raises what `link` raises, RecordingError, and OSError when stdout cannot be written."""
     with ExitStack() as stack:
         takers: list[Callable[[Event], None]] = []
         shows: list[Callable[[SessionState], None]] = []
@@ -51,7 +53,7 @@ def watch(link: Link, source: str, rules: Sequence[Rule], window_s: float, say: 
             for show in shows:
                 show(state)
 
-        session = Session(on_event, window_s, rules=rules, source=source,
+        session = Session(on_event, window_s, rules=rules, source=source, ring=ring,
                           on_state=None if lines and not shows else on_state)
         if lines:
             _stop_at_signals(link, stack)

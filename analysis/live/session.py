@@ -25,6 +25,8 @@ from dissector.findings import Finding
 from dissector.packets import Packets
 from dissector.proxy import Message
 from dissector.record import Record
+from dissector.recorder import Recorder
+from dissector.ring import RecordingError, RingWriter
 from dissector.syncpoints import Sync
 
 HOLD = 50_000_000
@@ -50,14 +52,16 @@ class Session:
     that.  Calls may come from several threads.
 
     `on_event` gets every event (`analysis.live.events`) as soon as it is known, `on_state` a snapshot behind each
-    tick; `window_s` is the sliding window of percentiles.
+    tick; `window_s` is the sliding window of percentiles.  `ring`: record there what comes, without its secrets
+    (`dissector.recorder`); `feed`, `tick` and `finish` raise RecordingError then.
     """
 
     def __init__(self, on_event: Callable[[Event], None], window_s: float = 60, *, rules: Sequence[Rule] = (),
-                 source: str = "", clock: Clock | None = None,
+                 source: str = "", clock: Clock | None = None, ring: RingWriter | None = None,
                  on_state: Callable[[snapshot.SessionState], None] | None = None) -> None:
         self.engine = Engine(most=STREAMS_MAX)
         self.alerts = 0
+        self._recorder = Recorder(self.engine, ring) if ring else None
         self._on_state = on_state
         self._on_event, self._window, self._rules = on_event, round(window_s * SECOND), tuple(rules)
         self._source, self._clock = source, clock or Clock()
@@ -123,6 +127,8 @@ class Session:
             if len(self.engine.files) > 1:
                 self._forget_files()
             self._tell()
+            if self._recorder and isinstance(block, Packets):
+                self._recorder.take(block, self.drops, self._clock.wall())
 
     def tick(self, now: int) -> None:
         """By the capture's clock it is `now` (ns since the epoch; 0: no packet has come)."""
@@ -135,6 +141,8 @@ class Session:
                     self._retire(now)
                     self._statistics(now)
             self._tell()
+            if self._recorder:
+                self._recorder.advance(self._clock.wall())
             if self._on_state:
                 self._on_state(self.state())
 
@@ -144,6 +152,8 @@ class Session:
             if self._over:
                 return
             self._take(self.engine.finish(), final=True)
+            failed = self._end_of_recording()
+            reason = str(failed or reason)
             now = self._clock.now
             if now:
                 self._statistics(now)
@@ -157,6 +167,17 @@ class Session:
             self._tell(final=True)
             if self._on_state:
                 self._on_state(self.state())
+            if failed:
+                raise failed
+
+    def _end_of_recording(self) -> RecordingError | None:
+        """Why what was still held could not be written."""
+        try:
+            if self._recorder:
+                self._recorder.finish(self.drops)
+        except RecordingError as error:
+            return error
+        return None
 
     @property
     def drops(self) -> int | None:
@@ -177,6 +198,8 @@ class Session:
         for event in told:
             if isinstance(event, Record):
                 event.reader = None
+                if self._recorder:
+                    self._recorder.learn(event)
                 records.setdefault(event.connection, []).append(event)
             elif isinstance(event, Message):
                 self._messages.append(event)
