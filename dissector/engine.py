@@ -130,6 +130,7 @@ class Engine:
         self._held -= connection.stream.held_octets
         self._undecided.pop(number, None)
         self._ours -= connection.role in (OURS, CONTROL)
+        self.streams.restart(number)
         del self.connections[number]
 
     def finish(self) -> Iterator[Record | Sync | Message]:

@@ -192,6 +192,12 @@ class Streams:
         acknowledges octets in front of the sequence number `awaited` (-1: any that were seen)."""
         self._sides[self._row(stream), side, _NEXT:] = following, octets, awaited, 0
 
+    def restart(self, stream: int) -> None:
+        """Nobody follows it any more: how it opened says nothing of what it may still bring, which all is seen."""
+        sides = self._sides[self._row(stream)]
+        sides[:, _OPENING] = 0
+        sides[:, _NEXT:] = _NEW_SIDE[_NEXT:]
+
     def passed(self, stream: int) -> tuple[int, int]:
         """Octets of each side that have passed unseen since the last `expect`."""
         one, other = self._sides[self._row(stream), :, _PASSED].tolist()

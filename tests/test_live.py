@@ -312,6 +312,22 @@ def test_one_that_is_only_quiet_is_not(tmp_path: Path) -> None:
     assert not hands.session.engine.connections
 
 
+def test_one_that_was_forgotten_is_a_late_start(tmp_path: Path) -> None:
+    """Nothing counts any more of how it opened, and of what it was to bring next."""
+    wire = Wire(stream.colo(6, Guest(memory=4, batch=400)), fin=False)
+    for cut in range(0, len(wire.rows) * 4 // 5, len(wire.rows) // 5):
+        hands = Hands()
+        hands.feed(upto(tmp_path / "x.pcap", wire, wire.rows[:cut]))
+        hands.wait(FORGET + SECOND)
+        told = len(hands.names())
+        hands.feed(upto(tmp_path / "x.pcap", wire, wire.rows[cut:]))
+        hands.wait(2 * RETIRE)
+        later = table(tmp_path / "x.pcap", "syncs")
+        assert hands.names()[told:] == [row["name"] for row in later]
+        assert len(later) > 3
+        assert "hole" not in {finding["rule"] for finding in of(hands.events, "finding")}
+
+
 def test_what_is_kept_does_not_grow_with_checkpoints(tmp_path: Path) -> None:
     kept = []
     for count in (10, 40):
