@@ -38,8 +38,8 @@ class Watched:
 
     def __init__(self, folder: Path, primary: tuple[str, ...] = (), secondary: tuple[str, ...] = (),
                  delay_ms: int = 0, loss: float = 0, status: int = 0, recorded: bool = True,
-                 path: str = os.environ["PATH"]) -> None:
-        words = ["--write", str(folder / "ring")] if recorded else []
+                 ring: str = "2x1GB", path: str = os.environ["PATH"]) -> None:
+        words = ["--write", str(folder / "ring"), "--ring", ring] if recorded else []
         with (network.joined(delay_ms, loss) as (one, other),
               _started(one.command("env", f"PATH={path}", *COLOSCOPE, "live", "-i", network.INTERFACE, "--format",
                                    "jsonl", "--filter", f"tcp port {PORT}", *words)) as live):
@@ -105,6 +105,7 @@ CASES: dict[str, dict[str, Any]] = {
     "ideal": {},
     "split writes": {"primary": ("--split-writes",), "secondary": ("--split-writes",)},
     "delay and loss": {"delay_ms": 5, "loss": 0.01},
+    "many files": {"ring": "90x100kB"},
 }
 
 
@@ -119,6 +120,7 @@ def test_colo(case: str, tmp_path: Path) -> None:
     assert [row["number"] for row in checkpoints] == list(range(7))
     assert all(row["pages"] == 64 for row in checkpoints[1:])
     assert not watched.of("finding")
+    assert len(watched.files) > 20 or "ring" not in CASES[case]
     end = watched.events[-1]
     assert (end["event"], end["holes"], end["connections"]) == ("end", 0, 1)
     assert not end["drops"]  # None: dumpcap does not say in files of a ring

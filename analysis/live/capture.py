@@ -49,6 +49,8 @@ class Link(Protocol):
     tells why there are no more."""
 
     reason: str
+    is_ring: bool
+    """Whether it is files, one after the other."""
     lateness: int
     """ns that a packet may wait before it is handed out: nothing may be said to be missing any earlier."""
     drops: int | None
@@ -70,7 +72,8 @@ class Replay:
         self.reason = ENDED
         self.drops: int | None = None
         self._stopped = False
-        if os.path.isdir(name):
+        self.is_ring = os.path.isdir(name)
+        if self.is_ring:
             self._ring: Ring | None = Ring(name, is_over=lambda: not follow)
         else:
             self._ring = None
@@ -124,6 +127,7 @@ class Child:
         self.drops: int | None = None
         self._stopped_at = 0.0
         self._interface, self._files = interface, ring
+        self.is_ring = ring is not None
         self._arguments = _dumpcap(interface, capture_filter, snaplen, buffer, ring) if shutil.which(DUMPCAP) \
             else _tcpdump(interface, capture_filter, snaplen, buffer, ring)
         self.program = self._arguments[0]

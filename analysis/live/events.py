@@ -15,7 +15,8 @@
     alert         `state.AlertState`
     end           reason, time_ns, and totals of the session
 
-Frames are running numbers over all files.
+Frames of a ring are numbered as its files number them, and the name of the file is in front of each, as in the tables
+of several files.
 """
 
 from __future__ import annotations

@@ -18,8 +18,9 @@ from analysis.live.capture import Link
 from analysis.live.clock import Clock
 from analysis.live.events import Event
 from analysis.live.events import event as event_of
+from analysis.live.places import Places
 from analysis.live.watch import Watch
-from dissector.blocks import Block
+from dissector.blocks import Block, File
 from dissector.engine import Engine
 from dissector.findings import Finding
 from dissector.packets import Packets
@@ -85,6 +86,7 @@ class Session:
         """Of files that were read."""
         self._octets: dict[int, tuple[int, int, float]] = {}
         """(time, octets, rate) of each connection when its statistics were told last."""
+        self._places: Places | None = None
         self._told_ns = 0
         """When there were statistics last."""
         self._next_tick = 0
@@ -96,6 +98,7 @@ class Session:
         """Everything from the first block to the last.  Raises what reading them raises, when all that was known
         has been told."""
         self._lateness = link.lateness
+        self._places = Places() if link.is_ring else None
         try:
             for block in link:
                 self.feed(block)
@@ -123,6 +126,8 @@ class Session:
             if isinstance(block, Packets) and len(block):
                 self._packets += len(block)
                 self._clock.note(int(block.time[-1]))
+            if isinstance(block, File) and self._places:
+                self._places.add(block)
             self._take(self.engine.take(block))
             if len(self.engine.files) > 1:
                 self._forget_files()
@@ -380,11 +385,11 @@ class Session:
         told = [self._queue.popleft()[1] for _ in range(ready)]
         for what in told:
             if isinstance(what, Sync):
-                self._on_event(event_of(ev.SYNC, tables.sync_row(what), tables.SYNC_COLUMNS))
+                self._hand_out(event_of(ev.SYNC, tables.sync_row(what), tables.SYNC_COLUMNS))
                 if not what.record.acked_ns:
                     self._unacked.append(what)
             else:
-                self._on_event(what)
+                self._hand_out(what)
         self._tell_acknowledged()
 
     def _tell_acknowledged(self) -> None:
@@ -393,9 +398,12 @@ class Session:
         if late:
             self._unacked = deque((s for s in self._unacked if not s.record.acked_ns), _UNACKED_MAX)
         for record in late:
-            self._on_event({"event": ev.ACKNOWLEDGED, "connection": record.connection, "direction": record.direction,
+            self._hand_out({"event": ev.ACKNOWLEDGED, "connection": record.connection, "direction": record.direction,
                             "stream_offset": record.stream_offset, "frame": record.frame,
                             "acked_ns": record.acked_ns})
+
+    def _hand_out(self, event: Event) -> None:
+        self._on_event(self._places.of(event) if self._places else event)
 
     # --- the snapshot -----------------------------------------------------------------------------------
 
