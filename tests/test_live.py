@@ -75,6 +75,12 @@ def table(path: Path, name: str) -> Events:
     return [{column: number(column, row[column]) for column in names} for row in rows]
 
 
+def listed(name: str, ring: Path) -> Events:
+    """The rows of a list of what is in the files of a folder."""
+    files = sorted(map(str, ring.iterdir()))
+    return events(subprocess.run([*COMMAND, name, "--format", "jsonl", *files], capture_output=True).stdout)
+
+
 def in_any_order(rows: Events) -> list[str]:
     return sorted(json.dumps(row, sort_keys=True) for row in rows)
 
@@ -450,10 +456,8 @@ def test_a_ring_is_followed(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
         assert comes(lambda: said[-1]["event"] == "end")
-        files = sorted(map(str, ring.iterdir()))
         for name in ("sync", "checkpoint"):
-            listed = subprocess.run([*COMMAND, f"{name}s", "--format", "jsonl", *files], capture_output=True)
-            assert of(said, name) == events(listed.stdout) != []
+            assert of(said, name) == listed(f"{name}s", ring) != []
         assert not of(said, "finding")
 
 
