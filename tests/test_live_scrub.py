@@ -36,7 +36,7 @@ from tests.helpers import PCAPS, read
 from tests.synthesiser import files, network, stream
 from tests.synthesiser.stream import Guest, Message
 from tests.synthesiser.wire import EPOCH, Wire, lose, repeat, shuffle
-from tests.test_live import COMMAND, comes, events, listed, of, run, table, watched
+from tests.test_live import COMMAND, Events, comes, events, listed, of, run, table, watched
 from tests.test_live_pair import _LACKING, COLOSCOPE, ENVIRONMENT, PAIR, PORT, ROOT, _started, _until
 from tests.test_scrub import leaked, secrets
 
@@ -112,6 +112,11 @@ class Recording:
         return self.written
 
 
+def nowhere(rows: Events) -> Events:
+    """Rows that do not say where anything is: every file counts its own frames."""
+    return [{name: row[name] for name in row if not name.endswith(("file", "frame"))} for row in rows]
+
+
 # --- the same as of the file -------------------------------------------------------------------------
 
 
@@ -126,8 +131,8 @@ def test_a_recording_is_what_scrub_makes_of_the_file(name: str, tmp_path: Path) 
     found = events(done.stdout)
     assert of(found, "sync") == table(path, "syncs")
     replayed = events(run("-r", str(tmp_path)).stdout)  # the folder with the ring
-    assert of(replayed, "sync") == of(found, "sync")
-    assert of(replayed, "checkpoint") == of(found, "checkpoint")
+    assert nowhere(of(replayed, "sync")) == nowhere(of(found, "sync"))
+    assert nowhere(of(replayed, "checkpoint")) == nowhere(of(found, "checkpoint"))
 
 
 @pytest.mark.parametrize("pieces", [37, 1500, 1 << 20])
