@@ -68,15 +68,16 @@ class Headers:
 
 @compiled
 def _be(data, p, n):  # type: ignore[no-untyped-def]
-    value = np.uint64(0)
+    # An unsigned index cannot count from the end: LLVM then makes one load of this.
+    value, at = np.uint64(0), np.uint64(p)
     for i in range(n):
-        value = value << np.uint64(8) | np.uint64(data[p + i])
+        value = value << np.uint64(8) | np.uint64(data[at + np.uint64(i)])
     return value
 
 
 @compiled
 def _be16(data, p):  # type: ignore[no-untyped-def]
-    return np.int64(data[p]) << 8 | np.int64(data[p + 1])
+    return np.int64(_be(data, p, 2))
 
 
 @compiled

@@ -10,12 +10,12 @@ runs: the guard around the kernel keeps exceptions, and with them the interprete
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import hashlib
 import importlib
 import itertools
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -36,8 +36,10 @@ PARTS: set[Function] = set()
 """Functions that are compiled into the kernels that call them."""
 
 _SYMBOL = "kernel"
+_REFERENCE_COUNT = re.compile(r"^.*\bcall void @NRT_(?:in|de)cref\(.*\n", re.M)
+"""A line of LLVM's assembler that counts references to an array.  Those of kernels are all lent by Python."""
 _DESTRUCTOR = "NRT_MemInfo_call_dtor"
-"""Frees arrays that Numba allocated.  Kernels have none: all their memory is Python's."""
+"""What calls it is not called itself, without these lines."""
 _numbers = itertools.count()
 
 
@@ -89,8 +91,13 @@ def _make(function: Function, parameters: dict[str, Array | type], wrapper: str)
     names = {"_kernel": _jitted(function, tuple(inner)), "_carray": numba.carray}
     exec(wrapper, names)
     entry = numba.cfunc(types.void(*outer, types.CPointer(types.int64)))(names["entry"])
-    module = binding.parse_assembly(entry.inspect_llvm())
-    module.get_function(entry.native_name).name = _SYMBOL
+    module = binding.parse_assembly(_REFERENCE_COUNT.sub("", entry.inspect_llvm()))
+    for part in module.functions:
+        if part.name == entry.native_name:
+            part.name = _SYMBOL
+        elif not part.is_declaration:
+            part.linkage = "internal"
+            part.add_function_attribute("alwaysinline")
     wanted = [f.name for f in module.functions if f.is_declaration and f.name != _DESTRUCTOR
               and f.name.startswith(("NRT_", "numba_", "Py"))]
     if wanted:
@@ -100,6 +107,9 @@ def _make(function: Function, parameters: dict[str, Array | type], wrapper: str)
     machine = binding.Target.from_triple(binding.get_process_triple()).create_target_machine(
         cpu=binding.get_host_cpu_name(), features=binding.get_host_cpu_features().flatten(), opt=3, reloc="pic",
         codemodel="small")
+    # Numba leaves each part a function of its own, with some ten arguments for an array: twice as slow.
+    builder = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options(speed_level=3))
+    builder.getModulePassManager().run(module, builder)
     return machine.emit_object(module)
 
 
@@ -135,7 +145,6 @@ def _link(code: bytes) -> tuple[int, object]:
     from llvmlite import binding
 
     library = binding.JITLibraryBuilder().add_object_img(code).add_current_process()
-    library.import_symbol(_DESTRUCTOR, ctypes.cast(ctypes.CDLL(None).abort, ctypes.c_void_p).value)
     tracker = library.export_symbol(_SYMBOL).link(_jit(), f"{_SYMBOL}{next(_numbers)}")
     return tracker[_SYMBOL], tracker
 

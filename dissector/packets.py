@@ -15,7 +15,7 @@ import numpy as np
 
 from dissector.compiled import Octets, Table, WordTable, compiled, kernel
 from dissector.headers import COLUMNS as HEADER_COLUMNS
-from dissector.headers import NO_LINK, NO_PACKET, POSITION, Headers, read_headers
+from dissector.headers import NO_LINK, NO_PACKET, POSITION, Headers, _be, read_headers
 from dissector.source import Source, SourceError
 
 BLOCK = 8 << 20
@@ -122,8 +122,8 @@ class Slot:
 
 @compiled
 def _u32(data, p, big):  # type: ignore[no-untyped-def]
-    a, b, c, d = np.int64(data[p]), np.int64(data[p + 1]), np.int64(data[p + 2]), np.int64(data[p + 3])
-    return (a << 24 | b << 16 | c << 8 | d) if big else (d << 24 | c << 16 | b << 8 | a)
+    value = np.int64(_be(data, p, 4))
+    return value if big else (value & 0xFF) << 24 | (value & 0xFF00) << 8 | value >> 8 & 0xFF00 | value >> 24
 
 
 @compiled
