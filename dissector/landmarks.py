@@ -119,9 +119,8 @@ _MAGICS = np.array([[int.from_bytes(magic[:8].ljust(8, b"\0")), int.from_bytes(m
 
 
 _FIRST = np.zeros(256, np.bool_)
-_FIRST[:_SIZES.shape[1]] = True
 _FIRST[[magic[0] for magic, _ in _HEADERS]] = True
-"""With which octets something of this begins."""
+"""With which octets a magic begins."""
 
 
 def landmarks(run: Run, begin: int) -> tuple[list[Landmark], int]:
@@ -159,13 +158,14 @@ def _scan(rows: Table, starts: Numbers, data: Octets, kept: Octets, begin: int, 
         source, at = (data, place) if place >= 0 else (kept, ~place)
         for i in range(max(begin - offset, 0), given):
             older = older << eight | newer >> one
-            newer = newer << eight | np.uint64(source[at + i])
+            newer = newer << eight | np.uint64(source[np.uint64(at + i)])
             have += 1
             if have < 16:
                 continue
             here = offset + i - 15
             upto = here + 1
-            if not first[older >> one]:
+            # The middle two octets of a record number are zero, in either byte order.
+            if older & np.uint64(0x00FFFF0000000000) and not first[older >> one]:
                 continue
             hit = 0
             # Memory is full of small numbers: refuse what is cheap to refuse.  Little-endian: the
