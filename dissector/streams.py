@@ -93,10 +93,7 @@ class Run:
     def tail(self, row: int) -> Run:
         """The ranges from `row` on, with octets of their own that outlive the block."""
         rows = self.rows[row:].copy()
-        octets = [self.octets(row + i, 0, int(size)) for i, size in enumerate(rows[:, GIVEN])]
-        ends = np.cumsum(rows[:, GIVEN])
-        rows[:, PLACE] = ~(ends - rows[:, GIVEN])
-        return Run(rows, _NO_ACKS, _NO_OCTETS, np.frombuffer(b"".join(octets), np.uint8))
+        return Run(rows, _NO_ACKS, _NO_OCTETS, _kept(rows, self.data, self.kept))
 
     def behind(self, early: Run | None) -> Run:
         """This run with the ranges of an earlier `tail` in front."""
@@ -249,10 +246,7 @@ class Stream:
         self._held = held[:, :count].copy()
         for side in (0, 1):
             state, mine = self._state[side], self._held[side, :self._state[side, _HELD]]
-            octets = np.empty(int(mine[:, GIVEN].sum()), np.uint8)
-            if len(mine):
-                _keep(self._held, side, len(mine), data, self._kept[side], octets)
-            self._kept[side] = octets
+            self._kept[side] = _kept(mine, data, self._kept[side])
             useful = acks[side, :state[_ACKS]]
             if state[_STATE] != _WAITING:  # lower octets than those seen may be the start
                 useful = useful[useful[:, COVERS] > state[_NEXT]]
@@ -385,17 +379,26 @@ def _copy_range(held, source, target):  # type: ignore[no-untyped-def]
         held[target, column] = held[source, column]
 
 
+def _kept(rows: np.ndarray, data: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """The octets of ranges, of the block or kept before, which are moved there."""
+    octets = np.empty(int(rows[:, GIVEN].sum()), np.uint8)
+    _keep(rows, data, kept, octets)
+    return octets
+
+
 @kernel
-def _keep(held: Tables, side: int, count: int, data: Octets, kept: Octets, out: OctetBuffer) -> None:
-    """Copy the octets of held ranges, of the block or kept before, to `out`."""
+def _keep(rows: Table, data: Octets, kept: Octets, out: OctetBuffer) -> None:
     place = 0
-    for i in range(count):
-        row = held[side, i]
-        begin = row[PLACE]
-        for j in range(row[GIVEN]):
-            out[place + j] = data[begin + j] if begin >= 0 else kept[~begin + j]
+    for i in range(len(rows)):
+        row = rows[i]
+        begin, given = row[PLACE], row[GIVEN]
+        # Slices: with plain indices it would go octet by octet.
+        source = data[begin:begin + given] if begin >= 0 else kept[~begin:~begin + given]
+        target = out[place:place + given]
+        for j in range(given):
+            target[j] = source[j]
         row[PLACE] = ~place
-        place += row[GIVEN]
+        place += given
 
 
 @compiled
