@@ -24,6 +24,7 @@ from dissector.protocol import (
     TEXT,
     U16,
     WIDTH,
+    Bits,
     Field,
     Structure,
 )
@@ -245,14 +246,19 @@ def _illegal_words(structure: Structure, field: Field, octets: bytes, order: str
         yield from _first(field, read >= np.uint64(item.legal.stop), read)
     for group in item.bits:
         if group.enum:
-            legal = np.array([n in group.enum for n in range(1 << (group.high - group.low + 1))])
             kinds = ((read & np.uint64(group.mask)) >> np.uint64(group.low)).astype(np.intp)
-            yield from _first(field, ~legal[kinds], kinds, f"{group.name} ")
+            yield from _first(field, _unlisted(group)[kinds], kinds, f"{group.name} ")
+
+
+@cache
+def _unlisted(group: Bits) -> np.ndarray:
+    """Which values of a group of bits have no name."""
+    return np.array([n not in group.enum for n in range(1 << (group.high - group.low + 1))])
 
 
 def _first(field: Field, wrong: np.ndarray, values: np.ndarray, what: str = "") -> Iterator[str]:
-    places = np.flatnonzero(wrong)
-    if len(places):
+    if wrong.any():
+        places = np.flatnonzero(wrong)
         more = f" (and {len(places) - 1} more)" if len(places) > 1 else ""
         yield f"{field.name}[{places[0]}] has {what}{int(values[places[0]]):#x}{more}"
 
