@@ -40,8 +40,12 @@ def test_a_broken_promise_is_found(tmp_path: Path) -> None:
     """The rejected twin: a harness that cannot fail would find nothing."""
     program = (
         "import dissector.framing, fuzz.framing\n"
-        "def wrong(self, record, shape): record.stream_offset += record.stream_offset > 99\n"
-        "dissector.framing.Framer._check = wrong\n"
+        "feed = dissector.framing.Framer.feed\n"
+        "def wrong(self, run):\n"
+        "    records = feed(self, run)\n"
+        "    for record in records: record.stream_offset += record.stream_offset > 99\n"
+        "    return records\n"
+        "dissector.framing.Framer.feed = wrong\n"
         f"fuzz.framing.check(open({str(CORPUS / 'framing' / 'colo_forward')!r}, 'rb').read())\n")
     done = subprocess.run([sys.executable, "-c", program], cwd=PCAPS.parent, capture_output=True, text=True)
     assert done.returncode == 1
