@@ -68,6 +68,15 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+@compiled
+def copy_octets(data, p, size, out, at):  # type: ignore[no-untyped-def]
+    """Copy `size` octets from data[p] on to out[at]; the position behind them."""
+    source, target = data[p:p + size], out[at:at + size]  # with plain indices it would go octet by octet
+    for i in range(size):
+        target[i] = source[i]
+    return at + size
+
+
 def kernel(function: Callable[P, R]) -> Callable[P, R]:
     """A compiled function that Python calls, without the GIL: of annotated arrays, int and bool to None, int or a
     tuple of int, each of 64 bits.  NUMBA_DISABLE_JIT=1 leaves it a Python function.

@@ -212,7 +212,7 @@ class Streams:
             begin, before, part = done, self._used, rows[filled:]
             done, given, self._used = _scan(
                 packets.data, opening.WORDS, packets.headers.ends, packets.headers.rows, packets.time,
-                packets.streams, done, part, 0, before, self._slots, self._keys, self._secret, self._streams,
+                packets.streams, done, part, before, self._slots, self._keys, self._secret, self._streams,
                 self._sides, self._sniffed, self.counters, self.first_packet, packets.first, self._last_time)
             new = self._used - before
             self._numbers[before:self._used] = np.arange(self.count, self.count + new)
@@ -386,11 +386,11 @@ def _says(mine, theirs, sequence, acknowledgement, flags, length):  # type: igno
 
 @kernel
 def _scan(data: Octets, openings: Words, ends: WordTable, headers: Table, times: Numbers, numbers: Numbers,
-          done: int, rows: Table, filled: int, count: int, slots: Slots, keys: WordTable, secret: Words,
+          done: int, rows: Table, count: int, slots: Slots, keys: WordTable, secret: Words,
           streams: Table, sides: Tables, sniffed: OctetTables, counters: Numbers, first: Numbers,
           first_packet: int, last_time: Numbers) -> tuple[int, int, int]:
     """Fill `rows` from packet `done` on; stops early when the stream tables are full."""
-    turned_out_foreign = False
+    turned_out_foreign, filled = False, 0
     for i in range(done, len(headers)):
         if count == len(keys):
             return i, _without_ignored(rows, filled, streams) if turned_out_foreign else filled, count

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from dissector.compiled import OctetBuffer, Octets, Table, compiled, kernel
+from dissector.compiled import OctetBuffer, Octets, Table, compiled, copy_octets, kernel
 from dissector.headers import NO_PACKET
 from dissector.packets import (
     _EPB,
@@ -132,14 +132,6 @@ def _put(out, at, value):  # type: ignore[no-untyped-def]
     return at + 4
 
 
-@compiled
-def _copy(data, p, size, out, at):  # type: ignore[no-untyped-def]
-    source, target = data[p:p + size], out[at:at + size]  # with plain indices it would go octet by octet
-    for i in range(size):
-        target[i] = source[i]
-    return at + size
-
-
 @kernel
 def _pcap(data: Octets, table: Table, out: OctetBuffer) -> int:
     """Packet records into `out`; returns the end."""
@@ -150,7 +142,7 @@ def _pcap(data: Octets, table: Table, out: OctetBuffer) -> int:
         at = _put(out, at, time % 1_000_000_000)
         at = _put(out, at, table[1, i])
         at = _put(out, at, table[2, i])
-        at = _copy(data, table[0, i], table[1, i], out, at)
+        at = copy_octets(data, table[0, i], table[1, i], out, at)
     return at
 
 
@@ -170,7 +162,7 @@ def _pcapng(data: Octets, table: Table, out: OctetBuffer) -> int:
             at = _put(out, at, time)
             at = _put(out, at, size)
             at = _put(out, at, table[2, i])
-            at = _copy(data, table[0, i], size, out, at)
+            at = copy_octets(data, table[0, i], size, out, at)
             while at % 4:
                 out[at] = 0
                 at += 1

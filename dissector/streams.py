@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dissector.compiled import Numbers, OctetBuffer, Octets, Table, Tables, compiled, kernel
+from dissector.compiled import Numbers, OctetBuffer, Octets, Table, Tables, compiled, copy_octets, kernel
 from dissector.headers import ACK, ACKNOWLEDGEMENT, CAPTURED, FIN, FLAGS, LENGTH, POSITION, RST, SEQUENCE, SIDE, SYN
 from dissector.segments import COLUMNS, NOT_KNOWN, PACKET, SILENT, Segments
 
@@ -391,14 +391,11 @@ def _keep(rows: Table, data: Octets, kept: Octets, out: OctetBuffer) -> None:
     place = 0
     for i in range(len(rows)):
         row = rows[i]
-        begin, given = row[PLACE], row[GIVEN]
-        # Slices: with plain indices it would go octet by octet.
-        source = data[begin:begin + given] if begin >= 0 else kept[~begin:~begin + given]
-        target = out[place:place + given]
-        for j in range(given):
-            target[j] = source[j]
-        row[PLACE] = ~place
-        place += given
+        begin, row[PLACE] = row[PLACE], ~place
+        if begin >= 0:
+            place = copy_octets(data, begin, row[GIVEN], out, place)
+        else:
+            place = copy_octets(kept, ~begin, row[GIVEN], out, place)
 
 
 @compiled

@@ -61,7 +61,6 @@ class Session:
                  source: str = "", clock: Clock | None = None, ring: RingWriter | None = None,
                  on_state: Callable[[snapshot.SessionState], None] | None = None) -> None:
         self.engine = Engine(most=STREAMS_MAX)
-        self.alerts = 0
         self._recorder = Recorder(self.engine, ring) if ring else None
         self._on_state = on_state
         self._on_event, self._window, self._rules = on_event, round(window_s * SECOND), tuple(rules)
