@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.tables import PAIR_COLUMNS, frame_of, latency
+from analysis.pairs import COLUMNS as PAIR_COLUMNS
+from analysis.tables import frame_of, latency
 from dissector.protocol import DIRECTIONS, PRIMARY, SECONDARY, SENDER
 from dissector.record import Record
 from dissector.syncpoints import Sync

@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from analysis import proxy, tables
+from analysis import tables
 from analysis.bounds import bounds
 from analysis.capture_point import capture_points
 from analysis.causes import causes
-from analysis.checkpoints import checkpoints
+from analysis.checkpoints import checkpoint_rows
 from analysis.explanation import explanation
+from analysis.export import sync_row
 from analysis.iterations import iterations
 from analysis.memory import Memory
 from analysis.pairs import in_order, pair_rows
-from analysis.phases import Measured, backwards, measure, phases
+from analysis.phases import Measured, backwards, measure
+from analysis.proxy import message_rows, reasons
 from analysis.reading import Reading
 from analysis.segments import segments
 from analysis.spans import numbers
@@ -59,17 +61,17 @@ class Capture(Reading):
 
     @property
     def pairs(self) -> pd.DataFrame:
-        """Neighbouring sync-points (`analysis.pairs.pairs`); latency is timedelta64[ns]."""
+        """Neighbouring sync-points (`analysis.tables.pairs`); latency is timedelta64[ns]."""
         return stamped(self.export("pairs"))
 
     @property
     def checkpoints(self) -> pd.DataFrame:
-        """Checkpoints, epochs, migrations (`analysis.checkpoints.checkpoints`)."""
+        """Checkpoints, epochs, migrations (`analysis.checkpoints.checkpoint_rows`)."""
         return stamped(self.export("checkpoints"))
 
     @property
     def phases(self) -> pd.DataFrame:
-        """Phases of checkpoints and epochs (`analysis.phases.phases`); duration is timedelta64[ns]."""
+        """Phases of checkpoints and epochs (`analysis.phases.phase_rows`); duration is timedelta64[ns]."""
         return stamped(self.export("phases"))
 
     @property
@@ -84,7 +86,7 @@ class Capture(Reading):
 
     @property
     def proxy(self) -> pd.DataFrame:
-        """What a colo-proxy and the toolstack told each other (`analysis.proxy.messages`)."""
+        """What a colo-proxy and the toolstack told each other (`analysis.proxy.message_rows`)."""
         return stamped(self.export("proxy"))
 
     @property
@@ -162,7 +164,7 @@ class Capture(Reading):
         if table == "findings":
             return self._per_file(tables.findings(self.all_findings))
         if table == "proxy":
-            return self._per_file(proxy.messages(self.conversation.messages), self.conversation)
+            return self._per_file(tables.messages(self.conversation.messages), self.conversation)
         makers: dict[str, Callable[[], pd.DataFrame]] = {
             "records": lambda: tables.records(self.rows).assign(checkpoint=self._numbers),
             "syncs": lambda: self._syncs.copy(),
@@ -227,12 +229,12 @@ class Capture(Reading):
     def _measured(self) -> tuple[pd.DataFrame, pd.DataFrame, list[Finding]]:
         """Checkpoints, their phases, and what is wrong with these."""
         measured = list(self._measure())
-        rows = checkpoints(measured, pair_rows(self.points))
-        rows["reason"] = proxy.reasons(rows, proxy.messages(self.conversation.messages))
-        return rows, phases(measured), list(backwards(measured))
+        rows = list(checkpoint_rows(measured, pair_rows(self.points)))
+        why = pd.Series(reasons(rows, message_rows(self.conversation.messages)), dtype=object)
+        return tables.checkpoints(rows).assign(reason=why), tables.phases(measured), list(backwards(measured))
 
     def _measure(self) -> Iterator[Measured]:
-        return measure(self.engine.ours(), self.rows, map(tables.sync_row, in_order(self.points)))
+        return measure(self.engine.ours(), self.rows, map(sync_row, in_order(self.points)))
 
     def _per_file(self, frame: pd.DataFrame, reading: Reading | None = None) -> pd.DataFrame:
         """Frame numbers as each file counts them; with several files a column that names it."""

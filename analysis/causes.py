@@ -81,7 +81,7 @@ class _Part:
 
 
 def causes(engine: Engine, rows: np.ndarray, phases: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(parts of phases, causes).  `phases` as `analysis.phases.phases` gives them.
+    """(parts of phases, causes).  `phases` as `analysis.tables.phases` gives them.
 
     Parts (`PARTS`): each phase's duration, divided: its causes' names, `TRANSFER`, `NETWORK`, `RUNNING`; they
     add up to the phase, to the nanosecond.  Causes (`COLUMNS`): the parts that are long enough to be claimed,

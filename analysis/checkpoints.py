@@ -7,14 +7,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from analysis.iterations import beginnings
 from analysis.pairs import CLOSES, OPENS, TRANSITIONS, USUAL, WHOLES
 from analysis.phases import NAMES, Measured
 from analysis.rows import STATUSES
-from analysis.spans import are
-from analysis.tables import frame_of
+from analysis.spans import are, beginnings
 from dissector.connection import COLO, PLAIN, REMUS
 from dissector.protocol import (
     CHECKPOINT,
@@ -33,7 +30,8 @@ from dissector.record import GAP
 
 ABSOLUTE, RELATIVE = "absolute", "relative"
 
-_TIMES = {point.short_name: f"{point.short_name.lower()}_ns" for point in XEN_COLO.sync_points}
+TIMES = {point.short_name: f"{point.short_name.lower()}_ns" for point in XEN_COLO.sync_points}
+"""Column with the delivered time of each sync-point."""
 
 
 def pair_column(name: str, to: str) -> str:
@@ -46,7 +44,7 @@ PHASE_COLUMNS = [f"{phase}_ms" for phase in PHASES]
 
 PAUSES = ("primary_pause_ms", "primary_pause_min_ms", "secondary_pause_min_ms", "secondary_pause_max_ms")
 
-_INTEGERS = ("frame", "last_frame", "begin_ns", "end_ns", *_TIMES.values())
+_INTEGERS = ("frame", "last_frame", "begin_ns", "end_ns", *TIMES.values())
 _VOLUMES = ("forward_octets", "records", "pages", "dirty_pfns")
 _MIGRATION = ("total_ms", "downtime_min_ms", "downtime_max_ms")
 
@@ -63,16 +61,16 @@ _READY = USUAL[_SUSPENDED]
 _TRANSFERS = next(boundary.phase for boundary in XEN_COLO.boundaries if boundary.structure is PAGE_DATA)
 
 
-def checkpoints(measured: Iterable[Measured], pairs: Iterable[dict[str, Any]]) -> pd.DataFrame:
+def checkpoint_rows(measured: Iterable[Measured], pairs: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """One row for each checkpoint, Remus epoch or plain migration; `pairs` as in `analysis.pairs.pair_rows`.
 
-    Columns (`COLUMNS`): connection; number (Int64, <NA>: what precedes the first NEW of a capture
-    that starts late); numbering (absolute: 0 is the initial transfer; relative); kind; complete
-    (bool); reason (None here: see `analysis.proxy.reasons`); frame and last_frame, begin_ns, end_ns
-    (Int64): of its first and its last record, in capture order; for COLO the delivered time of each
-    sync-point and the latency of each pair in ms; phases in ms (float64, NaN: not known), merged (the
+    Columns (`COLUMNS`; what has no value is left out): connection; number (None: what precedes the first
+    NEW of a capture that starts late); numbering (absolute: 0 is the initial transfer; relative); kind; complete;
+    reason (not here: see `analysis.proxy.reasons`); frame and last_frame, begin_ns, end_ns:
+    of its first and its last record, in capture order; for COLO the delivered time of each
+    sync-point and the latency of each pair in ms; phases in ms, merged (the
     phases whose boundary does not exist in the stream); for COLO `PAUSES`; forward_octets, records, pages,
-    dirty_pfns (Int64); for a plain migration total_ms and bounds of the downtime.
+    dirty_pfns; for a plain migration total_ms and bounds of the downtime.
 
     The pause of each VM in ms, as far as the wire shows it.  The primary suspends its VM after it has
     written NEW and before it writes the first octet of the state, and resumes it after it has read
@@ -85,11 +83,6 @@ def checkpoints(measured: Iterable[Measured], pairs: Iterable[dict[str, Any]]) -
     the first octet of SVM_READY, is a lower one but for what the two took differently to the capture point.
     They are known where the pairs between these sync-points are, and need an SVM_READY.
     """
-    return frame_of(list(checkpoint_rows(measured, pairs)), COLUMNS)
-
-
-def checkpoint_rows(measured: Iterable[Measured], pairs: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The same rows, without what has no value."""
     latencies = {(row["connection"], row["checkpoint"], row["from"], row["to"]): row["latency_ns"]
                  for row in pairs if not row["reason"] and row["checkpoint"] is not None}
     for one in measured:
@@ -147,7 +140,7 @@ def _colo(one: Measured, latencies: _Latencies) -> dict[str, Any]:
            if (latency := latencies.get((one.connection.number, one.span.number, a, b))) is not None}
     return {
         "complete": _is_complete(one),
-        **{_TIMES[name]: int(point["delivered_ns"]) for name, point in one.points.items()},
+        **{TIMES[name]: int(point["delivered_ns"]) for name, point in one.points.items()},
         **{pair_column(*pair): latency / 1e6 for pair, latency in own.items()},
         **_phases(one), **_pauses(one, own)}
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.phases import Measured
-from analysis.spans import are
+from analysis.spans import are, beginnings
 from analysis.tables import frame_of
 from dissector.connection import COLO, REMUS
 from dissector.protocol import FORWARD, PAGE_DATA
@@ -22,18 +22,9 @@ COLUMNS = {
     "begin_frame": "Int64", "end_frame": "Int64"}
 
 
-def beginnings(pages: np.ndarray) -> np.ndarray:
-    """Indices of the rows of PAGE_DATA that begin an iteration: libxc goes over memory in ascending order,
-    so one begins where the first PFN is not above the last one of the record before.  One that happens to
-    begin above cannot be told from the one before it."""
-    known = np.flatnonzero(pages["first_pfn"] >= 0)
-    turns = pages["first_pfn"][known[1:]] <= pages["last_pfn"][known[:-1]]
-    return np.concatenate((np.zeros(min(1, len(pages)), np.int64), known[1:][turns]))
-
-
 def iterations(measured: Iterable[Measured], pages: pd.DataFrame | None) -> pd.DataFrame:
-    """One row for each iteration over memory (`beginnings`) of a plain migration, and of the initial transfer of
-    Remus and COLO where its start was seen.
+    """One row for each iteration over memory (`analysis.spans.beginnings`) of a plain migration, and of the
+    initial transfer of Remus and COLO where its start was seen.
 
     Columns: connection; iteration (from 0); begin_ns (first octet of its first record), end_ns (its last
     record was delivered), duration_ns; records; pages (that carry contents); pfns; resent (pages whose contents

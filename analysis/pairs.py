@@ -14,6 +14,11 @@ CHECKPOINT, FIRST_BOOT = "checkpoint", "first_boot"
 HOLE, NO_TIME = "hole", "no_time"
 """Reasons why neighbours are no pair: octets are missing between them; their frames have no time."""
 
+COLUMNS = {
+    "connection": "int64", "checkpoint": "Int64", "phase": "object", "from": "object", "to": "object",
+    **dict.fromkeys(("from_frame", "to_frame", "from_delivered_ns", "to_delivered_ns", "latency_ns"), "Int64"),
+    "reason": "object"}
+
 OPENS, CLOSES = XEN_COLO.opens_checkpoint, XEN_COLO.closes_checkpoint
 TRANSITIONS = XEN_COLO.transitions()
 USUAL = {point.short_name: point.successors[0] for point in XEN_COLO.sync_points}

@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from analysis.pairs import OPENS
 from analysis.spans import NUMBER_OF, Span, are, spans
-from analysis.tables import frame_of
 from dissector.connection import COLO, PLAIN, REMUS, Connection
 from dissector.findings import Finding
 from dissector.protocol import (
@@ -73,7 +71,7 @@ class Phase:
 class Measured:
     """A span of records with what was measured in it.
 
-    `points`: the row (`analysis.tables.sync_row`) of its first sync-point of each name; `violated`: one of them
+    `points`: the row (`analysis.export.sync_row`) of its first sync-point of each name; `violated`: one of them
     came out of order."""
 
     connection: Connection
@@ -85,7 +83,7 @@ class Measured:
 
 def measure(connections: Iterable[Connection], rows: np.ndarray, syncs: Iterable[dict[str, Any]],
             before: int = 0) -> Iterator[Measured]:
-    """The spans of these connections, in order; `syncs` in theirs (`analysis.tables.sync_row`), `before` as in
+    """The spans of these connections, in order; `syncs` in theirs (`analysis.export.sync_row`), `before` as in
     `analysis.spans.numbers`."""
     usable = [point for point in syncs if point["status"] not in (WRONG_SENDER, UNCONFIRMED)]
     for connection in connections:
@@ -181,13 +179,13 @@ def backwards(measured: Iterable[Measured]) -> Iterator[Finding]:
                 checkpoint.connection.number, frame=names[0].begin.frame)
 
 
-def phases(measured: Iterable[Measured]) -> pd.DataFrame:
+def phase_rows(measured: Iterable[Measured]) -> Iterator[dict[str, Any]]:
     """One row for each phase of each checkpoint of COLO, epoch of Remus and live migration, in order.
 
-    Columns: connection; checkpoint (Int64); phase (categorical, `NAMES`); begin_ns, end_ns,
-    duration_ns (Int64, <NA>: the capture does not show it); forward_octets, back_octets (Int64);
-    octets_per_second (float64; of both directions; NaN where the phase took no time); begin_frame,
-    end_frame: the frames with its boundaries; merged (bool): the stream has no such boundary, the phase
+    Columns (`COLUMNS`; what has no value is left out): connection; checkpoint; phase (one of `NAMES`);
+    begin_ns, end_ns, duration_ns (none: the capture does not show it); forward_octets, back_octets;
+    octets_per_second (of both directions; none where the phase took no time); begin_frame,
+    end_frame: the frames with its boundaries; merged: the stream has no such boundary, the phase
     took no time and its time belongs to the next.  Durations of suspend to resume add up to NEW ->
     SVM_RESUMED, with lockstep to NEW -> NEW; those of an epoch, with idle, to the next epoch's first octet.
 
@@ -196,7 +194,6 @@ def phases(measured: Iterable[Measured]) -> pd.DataFrame:
     and xl's banner in front of Remus, belong to the first phase behind them.  So the octets of a
     checkpoint's phases add up to the checkpoint's.
     """
-    found = []
     for checkpoint in measured:
         if checkpoint.connection.kind == REMUS and not len(are(checkpoint.span.forward, CHECKPOINT)):
             continue
@@ -211,7 +208,4 @@ def phases(measured: Iterable[Measured]) -> pd.DataFrame:
                 row |= {f"{direction}_octets": octets for direction, octets in phase.octets.items()}
                 if phase.duration and phase.duration > 0:
                     row["octets_per_second"] = sum(phase.octets.values()) / phase.duration * 1e9
-            found.append(row)
-    table = frame_of(found, COLUMNS)
-    table["phase"] = pd.Categorical(table["phase"], NAMES, ordered=True)
-    return table
+            yield row

@@ -51,6 +51,15 @@ def are(rows: np.ndarray, structure: Structure) -> np.ndarray:
     return rows[rows["structure"] == NUMBER_OF[id(structure)]]
 
 
+def beginnings(pages: np.ndarray) -> np.ndarray:
+    """Indices of the rows of PAGE_DATA that begin an iteration: libxc goes over memory in ascending order,
+    so one begins where the first PFN is not above the last one of the record before.  One that happens to
+    begin above cannot be told from the one before it."""
+    known = np.flatnonzero(pages["first_pfn"] >= 0)
+    turns = pages["first_pfn"][known[1:]] <= pages["last_pfn"][known[:-1]]
+    return np.concatenate((np.zeros(min(1, len(pages)), np.int64), known[1:][turns]))
+
+
 def numbers(connection: Connection, rows: np.ndarray, before: int = 0) -> np.ndarray:
     """Number of the checkpoint, epoch or migration that each row belongs to; -1: it precedes the
     first NEW of a capture that starts late.

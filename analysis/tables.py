@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Tables of what the dissector hands out: records, sync-points, connections, findings.
+"""Tables of what the dissector hands out and what is measured of it, one of each kind of row.
 
 All are DataFrames in export form: times are integer ns since the epoch (Int64, <NA> unknown),
 frame numbers Int64 (<NA>: none), names categoricals.  `analysis.Capture` turns the times into
@@ -8,20 +8,29 @@ timestamps for notebooks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from analysis.checkpoints import COLUMNS as CHECKPOINT_COLUMNS
+from analysis.export import connection_row, finding_row, sync_row
 from analysis.latency import COLUMNS as LATENCY_COLUMNS
 from analysis.latency import latency_rows
+from analysis.pairs import COLUMNS as PAIR_COLUMNS
 from analysis.pairs import in_order
+from analysis.phases import COLUMNS as PHASE_COLUMNS
+from analysis.phases import NAMES as PHASE_NAMES
+from analysis.phases import Measured, phase_rows
+from analysis.proxy import COLUMNS as MESSAGE_COLUMNS
+from analysis.proxy import message_rows
 from analysis.rows import NONE, STATUSES
-from dissector.connection import OURS, Connection
+from dissector.connection import OURS
 from dissector.engine import Engine
 from dissector.findings import ERROR, NOTE, RULES, WARNING, Finding
-from dissector.protocol import DIRECTIONS, LAYERS, SENDER, STRUCTURES, XEN_COLO
+from dissector.protocol import DIRECTIONS, LAYERS, PROXY_END, SENDER, STRUCTURES, TOOLSTACK_END, XEN_COLO
+from dissector.proxy import Message
 from dissector.syncpoints import (
     INSIDE_CHECKPOINT,
     OK,
@@ -39,10 +48,6 @@ RECORD_COLUMNS = [
     "connection", "direction", "layer", "type", "name", "stream_offset", "length", "body_length",
     "first_frame", "last_frame", "frame", "first_seen_ns", "last_seen_ns", "delivered_ns",
     "acked_ns", "after_gap", "status"]
-PAIR_COLUMNS = {
-    "connection": "int64", "checkpoint": "Int64", "phase": "object", "from": "object", "to": "object",
-    **dict.fromkeys(("from_frame", "to_frame", "from_delivered_ns", "to_delivered_ns", "latency_ns"), "Int64"),
-    "reason": "object"}
 _SYNC_KINDS = {
     "connection": "int64", "checkpoint": "Int64", "control_id": "int64",
     **dict.fromkeys(("name", "sender", "direction"), "object"),
@@ -51,10 +56,6 @@ _SYNC_KINDS = {
 _FINDING_KINDS = {
     "rule": "object", "severity": "object", "connection": "Int64", "direction": "object", "frame": "Int64",
     "stream_offset": "Int64", "section": "object", "text": "object"}
-SYNC_COLUMNS = [
-    "connection", "checkpoint", "control_id", "name", "sender", "direction", "frame",
-    "first_seen_ns", "last_seen_ns", "delivered_ns", "acked_ns", "spread_ms", "stream_offset",
-    "status"]
 
 
 def _masked(values: np.ndarray, none: int = 0) -> pd.Series:
@@ -110,20 +111,6 @@ def syncs(points: list[Sync]) -> pd.DataFrame:
     return table.assign(**{name: pd.Categorical(table[name], known) for name, known in categories.items()})
 
 
-def sync_row(sync: Sync) -> dict[str, Any]:
-    """A row of `syncs`; None: not known."""
-    record = sync.record
-    first, delivered = record.first_seen_ns, record.delivered_ns
-    return {
-        "connection": record.connection, "checkpoint": sync.checkpoint, "control_id": sync.point.control_id,
-        "name": sync.point.short_name, "sender": SENDER[record.direction], "direction": record.direction,
-        "first_frame": record.first_frame or None, "frame": record.frame or None, "first_seen_ns": first or None,
-        "last_seen_ns": record.last_seen_ns or None, "delivered_ns": delivered or None,
-        "acked_ns": record.acked_ns or None,
-        "spread_ms": (delivered - first) / 1e6 if first and delivered else float("nan"),
-        "stream_offset": record.stream_offset, "status": sync.status, "doubt": sync.doubt}
-
-
 def pairs(found: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """One row for each two neighbouring sync-points, and for each whole.
 
@@ -133,6 +120,26 @@ def pairs(found: Iterable[dict[str, Any]]) -> pd.DataFrame:
     was expected and did not come stands with <NA> times under the transition that it lacks.
     """
     return frame_of(list(found), PAIR_COLUMNS)
+
+
+def checkpoints(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """One row for each checkpoint, Remus epoch or plain migration: `analysis.checkpoints.checkpoint_rows`;
+    times, frames and volumes are Int64 (<NA>: not known), ms float64 (NaN), merged is text."""
+    return frame_of(rows, CHECKPOINT_COLUMNS)
+
+
+def phases(measured: Iterable[Measured]) -> pd.DataFrame:
+    """One row for each phase of each checkpoint: `analysis.phases.phase_rows`; times, frames and octets are
+    Int64 (<NA>: not known), octets_per_second float64 (NaN), phase is an ordered categorical."""
+    table = frame_of(list(phase_rows(measured)), PHASE_COLUMNS)
+    return table.assign(phase=pd.Categorical(table["phase"], PHASE_NAMES, ordered=True))
+
+
+def messages(found: Iterable[Message]) -> pd.DataFrame:
+    """One row for each message of a colo-proxy's control connection: `analysis.proxy.message_rows`; time_ns and
+    frame are Int64, sender is a categorical."""
+    table = frame_of(message_rows(found), MESSAGE_COLUMNS)
+    return table.assign(sender=pd.Categorical(table["sender"], [TOOLSTACK_END, PROXY_END]))
 
 
 def latency(pairs: pd.DataFrame) -> pd.DataFrame:
@@ -169,36 +176,9 @@ def connections(engine: Engine, records: pd.DataFrame, checkpoints: pd.DataFrame
     return frame_of(rows, {"connection": "int64", **text, "start_seen": "boolean", **numbers})
 
 
-def connection_row(engine: Engine, number: int, ours: Connection | None, count: Mapping[int, int],
-                   epochs: Mapping[int, int]) -> dict[str, Any]:
-    """A row of `connections`; `count` and `epochs`: records and checkpoints, by connection."""
-    streams = engine.streams
-    if ours is None:
-        forward, back = streams.octets(number)
-        return {"connection": number, "primary": streams.endpoint(number, 0),
-                "secondary": streams.endpoint(number, 1),
-                "kind": engine.seems(number),
-                "forward_octets": forward, "back_octets": back}
-    primary, secondary = engine.ends(ours)
-    return {"connection": number, "primary": primary, "secondary": secondary, "kind": ours.kind or None,
-            "xen_version": ours.xen_version or None, "guest_type": ours.guest_type or None,
-            "start_seen": ours.start_seen, "records": int(count.get(number, 0)),
-            "checkpoints": int(epochs.get(number, 0)),
-            **{f"{direction}_octets": octets for direction, octets in engine.passed(ours).items()},
-            "holes": ours.hole_count}
-
-
 def findings(found: list[Finding]) -> pd.DataFrame:
     """One row for each finding: rule, severity, connection, direction, frame, stream_offset,
     section, text."""
     table = frame_of([finding_row(f) for f in sorted(found, key=lambda f: (f.connection, f.frame))], _FINDING_KINDS)
     categories = {"rule": list(RULES), "severity": [ERROR, WARNING, NOTE], "direction": list(DIRECTIONS)}
     return table.assign(**{name: pd.Categorical(table[name], known) for name, known in categories.items()})
-
-
-def finding_row(finding: Finding) -> dict[str, Any]:
-    """A row of `findings`; None: not of one place."""
-    return {"rule": finding.rule, "severity": finding.severity,
-            "connection": None if finding.connection == NONE else finding.connection,
-            "direction": finding.direction or None, "frame": finding.frame or None,
-            "stream_offset": finding.stream_offset, "section": finding.section, "text": finding.text}

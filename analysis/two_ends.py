@@ -13,11 +13,12 @@ import pandas as pd
 from analysis import clock
 from analysis.capture import Capture, stamped
 from analysis.clock import Clock
+from analysis.pairs import COLUMNS as PAIR_COLUMNS
 from analysis.pairs import pair_rows
 from analysis.reading import read
 from analysis.segments import segments
 from analysis.split import Split
-from analysis.tables import PAIR_COLUMNS, frame_of, plain
+from analysis.tables import frame_of, plain
 from analysis.tables import pairs as pair_table
 from dissector.connection import Connection
 from dissector.errors import CannotDo

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 import analysis
+from analysis.export import SYNC_COLUMNS
 from analysis.live.alerts import rule
 from analysis.live.capture import Replay, files
 from analysis.live.clock import Clock
@@ -27,7 +28,6 @@ from analysis.live.command import Command
 from analysis.live.latencies import KEPT, Latencies
 from analysis.live.session import FORGET, RETIRE, Session
 from analysis.live.state import CHECKPOINT, FAILED_OVER, LOCKSTEP, SILENT
-from analysis.tables import SYNC_COLUMNS
 from dissector.errors import CannotDo
 from dissector.headers import FIN, RST
 from dissector.source import Source
@@ -219,6 +219,16 @@ def test_each_sync_point_is_told_when_its_packet_has_come() -> None:
             begin = ends[row["frame"]]
             known = sum(other["frame"] <= row["frame"] for other in wanted)
             assert comes(lambda known=known: len(of(said, "sync")) == known), f"sync-point {i}"  # type: ignore[misc]
+
+
+def test_watching_needs_neither_pandas_nor_numba() -> None:
+    """Half a second on the way to the first event, which would be noticed."""
+    code = ("import atexit, sys; from analysis.cli import main; atexit.register(lambda: print([m for m in ('numba', "
+            "'pandas', 'plotly', 'textual', 'scapy') if m in sys.modules], file=sys.stderr)); main()")
+    done = subprocess.run([sys.executable, "-c", code, "live", "-r", str(PCAPS / "colo-hvm-fast.A.pcap.zst")],
+                          capture_output=True, text=True, check=True)
+    assert '"event": "checkpoint"' in done.stdout
+    assert done.stderr == "[]\n"
 
 
 def test_half_a_packet_is_no_event_yet() -> None:

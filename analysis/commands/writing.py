@@ -43,7 +43,8 @@ _EXTENT = {"records": (("first_frame", "first_seen_ns"), ("frame", "delivered_ns
 
 def selected(capture: Capture, table: str, options: dict[str, Any], every: bool) -> pd.DataFrame:
     """A table, cut down to what `--connection`, `--from` and `--to` name."""
-    from analysis.tables import RECORD_COLUMNS, SYNC_COLUMNS
+    from analysis.export import SYNC_COLUMNS
+    from analysis.tables import RECORD_COLUMNS
     from analysis.tables import latency as statistics
     from analysis.window import within
 

@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from analysis import proxy, tables
-from analysis.checkpoints import COLUMNS
+from analysis.checkpoints import COLUMNS as CHECKPOINT_COLUMNS
+from analysis.export import SYNC_COLUMNS, connection_row, finding_row, sync_row
 from analysis.live import events as ev
 from analysis.live import state as snapshot
 from analysis.live.alerts import FAILOVER, PAIR, PHASE, SILENCE, Rule
@@ -20,6 +20,8 @@ from analysis.live.events import Event
 from analysis.live.events import event as event_of
 from analysis.live.places import Places
 from analysis.live.watch import Watch
+from analysis.pairs import COLUMNS as PAIR_COLUMNS
+from analysis.proxy import message_rows, reasons
 from dissector.blocks import Block, File
 from dissector.engine import Engine
 from dissector.findings import Finding
@@ -221,7 +223,7 @@ class Session:
             pairs = self._watches[number].judge(points)
             self._queue += [(deadline, sync) for sync in points]
             for row in pairs:
-                self._say(event_of(ev.PAIR, row, tables.PAIR_COLUMNS))
+                self._say(event_of(ev.PAIR, row, PAIR_COLUMNS))
             self._alert_of_pairs(pairs)
         for number in self._watches if final else records:
             self._close(self._watches[number], final)
@@ -238,7 +240,7 @@ class Session:
         reasons = self._reasons(watch.connection.number, closed.rows)
         for row, touched, reason in zip(closed.rows, closed.touched, reasons, strict=True):
             row["reason"] = reason
-            event = event_of(ev.CHECKPOINT, row, COLUMNS)
+            event = event_of(ev.CHECKPOINT, row, CHECKPOINT_COLUMNS)
             self._say(event | {"touched": touched})
             self._alert_of_checkpoint(event)
         self._say_findings(closed.findings)
@@ -248,12 +250,11 @@ class Session:
             return [None] * len(rows)
         window = self._reasoned.get(number, []) + rows
         self._reasoned[number] = window[-ROWS_MAX:]
-        table = tables.frame_of(window, COLUMNS)
-        return proxy.reasons(table, proxy.messages(self._messages)).tolist()[-len(rows):]
+        return reasons(window, message_rows(self._messages))[-len(rows):]
 
     def _say_findings(self, found: list[Finding]) -> None:
         self._counts[ev.FINDING] += len(found)
-        for row in map(tables.finding_row, found):
+        for row in map(finding_row, found):
             self._say({"event": ev.FINDING, **row})
             self._findings.append(snapshot.FindingState(row["rule"], row["severity"], row["connection"], row["text"]))
 
@@ -267,7 +268,7 @@ class Session:
             return
         self._found += number not in self._described
         self._described[number] = about
-        row = tables.connection_row(self.engine, number, connection, {number: watch.records},
+        row = connection_row(self.engine, number, connection, {number: watch.records},
                                     {number: watch.checkpoints})
         self._say({"event": ev.CONNECTION, **row, "ended": ended})
 
@@ -384,7 +385,7 @@ class Session:
         told = [self._queue.popleft()[1] for _ in range(ready)]
         for what in told:
             if isinstance(what, Sync):
-                self._hand_out(event_of(ev.SYNC, tables.sync_row(what), tables.SYNC_COLUMNS))
+                self._hand_out(event_of(ev.SYNC, sync_row(what), SYNC_COLUMNS))
                 if not what.record.acked_ns:
                     self._unacked.append(what)
             else:

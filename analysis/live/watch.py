@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from analysis.checkpoints import COLUMNS, checkpoint_rows, pair_column
+from analysis.export import sync_row
 from analysis.live import state
 from analysis.live.latencies import Latencies
 from analysis.pairs import CLOSES, OPENS, Pairing, in_order
 from analysis.phases import NAMES, Measured, backwards, measure
 from analysis.rows import rows_of
 from analysis.spans import NUMBER_OF, numbers, opens
-from analysis.tables import sync_row
 from dissector.connection import COLO, REMUS, Connection
 from dissector.findings import Finding
 from dissector.protocol import CHECKPOINT_END, DIRECTIONS, FORWARD, PHASES, REMUS_PHASES
