@@ -5,6 +5,8 @@ VENV   := .venv
 PYTHON := $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11,\
             $(shell command -v $(p) >/dev/null 2>&1 && $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
 BIN    := $(VENV)/bin
+# As pip does for what is not editable; Python itself does not where PYTHONDONTWRITEBYTECODE is set.
+COMPILE = $(BIN)/python -m compileall -q analysis dissector
 DEMO   := pcaps/colo-hvm-fast.A.pcap.zst
 REPORT := colo-hvm-fast.A.html
 
@@ -58,6 +60,7 @@ fuzz: $(VENV)/ready-for-tests
 	done
 
 bench: $(VENV)/ready-for-bench bench-programs
+	@$(COMPILE)
 	@$(BIN)/python -m benchmarks.speed $(BENCH)
 
 programs bench-programs live-programs:
@@ -76,6 +79,7 @@ $(VENV)/bin/python:
 $(VENV)/ready: $(VENV)/bin/python pyproject.toml
 	@echo "installing coloscope and what it needs into $(VENV) (a minute)"
 	@$(BIN)/python -m pip install -q -e '.[report]'
+	@$(COMPILE)
 	@touch $@
 
 $(VENV)/ready-for-tests: $(VENV)/ready
