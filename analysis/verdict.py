@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.explanation import in_words, short, usual
 from analysis.phases import NAMES
-from analysis.statistics import percentile
+from analysis.statistics import percentiles
 from analysis.waits import NAGLE, RETRANSMISSION, ROUND_TRIP
 from analysis.words import counted
 from dissector.connection import COLO, PLAIN, REMUS
@@ -155,6 +155,7 @@ def _typical(ms: pd.Series) -> str:
     values = ms.dropna().to_numpy()
     if len(values) == 1:
         return f"{values[0]:.0f} ms"
-    high = next((p for p in (0.99, 0.95, 0.9) if percentile(values, p) == percentile(values, p)), None)
-    return f"{percentile(values, 0.5):.0f} ms (median" + (
-        f"; p{high * 100:.0f} {percentile(values, high):.0f} ms)" if high else ")")
+    (median,), shares = percentiles(values, 0.5), (0.99, 0.95, 0.9)
+    high = next((f"; p{share * 100:.0f} {value:.0f} ms" for share, value in zip(
+        shares, percentiles(values, *shares), strict=True) if value == value), "")
+    return f"{median:.0f} ms (median{high})"

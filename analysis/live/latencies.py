@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from analysis.live.state import Percentiles
-from analysis.statistics import percentile
+from analysis.statistics import percentiles
 
 KEPT = 1 << 14
 """Latencies of the whole session that are kept: up to so many, percentiles are exact.  Then a uniform sample of
@@ -55,6 +55,5 @@ class Latencies:
 
 def _percentiles(latencies: Iterable[int], count: int, highest: int) -> Percentiles:
     values = np.fromiter(latencies, np.float64) / 1e6
-    found = (percentile(values, p) for p in (0.50, 0.95, 0.99))
-    p50, p95, p99 = (None if value != value else round(value, 6) for value in found)
+    p50, p95, p99 = (None if value != value else round(value, 6) for value in percentiles(values, 0.50, 0.95, 0.99))
     return Percentiles(count, p50, p95, p99, highest / 1e6 if count else None)
