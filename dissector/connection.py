@@ -11,6 +11,7 @@ import numpy as np
 
 from dissector.conformance import Conformance
 from dissector.direction import Direction, Unread
+from dissector.expected import NOT_KNOWN, SILENT, Expected
 from dissector.findings import Finding
 from dissector.opening import direction_of, may_open, proxy_message
 from dissector.passage import Passage
@@ -37,7 +38,7 @@ from dissector.protocol import (
 from dissector.proxy import Conversation, Message
 from dissector.record import Record
 from dissector.seeker import Seeker
-from dissector.segments import NOT_KNOWN, SILENT, Segments
+from dissector.segments import Segments
 from dissector.streams import (
     ACK_FRAME,
     ACK_TIME,
@@ -166,31 +167,33 @@ class Connection:
         primary = self.primary_side or 0
         return primary if direction == FORWARD else 1 - primary
 
-    def feed(self, segments: Segments, rows: np.ndarray) -> list[Record]:
-        """The records that these segments complete."""
+    def feed(self, segments: Segments, rows: np.ndarray, unseen: tuple[int, int] = (0, 0)) -> list[Record]:
+        """The records that these segments complete; `unseen`: octets of each side that passed behind them."""
         self._turns.note(segments, rows)
-        records = self._take(self.stream.feed(segments, rows))
+        records = self._take(self.stream.feed(segments, rows, unseen))
+        for side, direction in enumerate(self._directions):
+            direction.reach(self.stream.passed(side))
         for side in (0, 1):
             if self.role != OTHER and self.stream.waits_for_start(side) \
                     and direction_of(self._first_octets(self.stream.held(side))[0]):
                 records += self._take(self.stream.start(side))
         return records
 
-    def expects(self, side: int) -> tuple[int, int, int]:
-        """What `Streams.expect` wants to know of a side: sequence number of the next octet, how many
-        from there on are not needed, and which acknowledgement is."""
+    def expected(self, side: int) -> Expected:
+        """What a side sends next."""
         if self.role != OURS:
-            return NOT_KNOWN, 0, -1
+            return Expected()
         following, unacked = self.stream.following(side), self._unacked[side]
-        if following != SILENT and self._directions[side].needless < 0:
+        found = self._directions[side].expected
+        if found is None and following != SILENT:
             following = NOT_KNOWN
-        needless = max(0, self._directions[side].needless - self.stream.passed(side))
-        return following, needless, self.stream.sequence(side, unacked[0].end) if unacked else -1
+        awaited, ended = (self.stream.sequence(side, unacked[i].end) if unacked else -1 for i in (0, -1))
+        return (found or Expected())._replace(following=following, awaited=awaited, ended=ended)
 
     def skip(self, side: int, octets: int) -> None:
-        """So many octets of a side passed unseen, as `expects` allowed."""
+        """So many octets of a side passed unseen, as `expected` allowed."""
         self.stream.skip(side, octets)
-        self._directions[side].skip(octets)
+        self._directions[side].reach(self.stream.passed(side))
 
     def tick(self, now: int) -> list[Record]:
         """Nothing has come, and it is `now` (ns): the records that waited for octets which nobody will bring."""

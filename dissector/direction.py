@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dissector.expected import Expected
 from dissector.findings import Finding
 from dissector.framing import Framer
 from dissector.record import Record
@@ -74,15 +75,14 @@ class Direction:
         return (self._framer.offset, self._framer.undecided) if self._framer else (0, b"")
 
     @property
-    def needless(self) -> int:
-        """Stream offset in front of which it needs no more octets, only to `skip` them; -1: it looks
-        at every one."""
-        return self._framer.needless if self._framer else -1
+    def expected(self) -> Expected | None:
+        """What the octets behind those that have come are, but for sequence numbers; None: it looks at every one."""
+        return self._framer.expected if self._framer else None
 
-    def skip(self, octets: int) -> None:
-        """So many octets came in order and complete."""
-        assert self._framer is not None
-        self._framer.skip(octets)
+    def reach(self, offset: int) -> None:
+        """Every octet in front of this stream offset has come; those that were not fed, as `expected` allowed."""
+        if self._framer and not self._framer.lost:
+            self._framer.reach(offset)
 
     def feed(self, run: Run, turns: Turns) -> list[Record]:
         """The records that this run completes."""

@@ -228,21 +228,20 @@ class Engine:
     def _feed(self, connection: Connection, segments: Segments, rows: np.ndarray) -> list[Record]:
         """The more octets wait behind holes, the fewer may wait on."""
         stream = connection.stream
-        self._catch_up(connection)
         self._held -= stream.held_octets
         stream.limit = min(HELD_OCTETS, (HELD_MAX - self._held) // 4)
-        records = connection.feed(segments, rows)
+        records = connection.feed(segments, rows, self.streams.take_passed(connection.number))
         self._held += connection.stream.held_octets
         if self.trace is not None:
             self.trace.take(connection.number, segments, rows)
             return records  # and let nothing pass unseen
         for side in (0, 1):
-            self.streams.expect(connection.number, side, *connection.expects(side))
+            self.streams.expect(connection.number, side, connection.expected(side))
         return records
 
     def _catch_up(self, connection: Connection) -> None:
         """Tell a connection of the octets that passed unseen."""
-        for side, octets in enumerate(self.streams.passed(connection.number)):
+        for side, octets in enumerate(self.streams.take_passed(connection.number)):
             if octets:
                 connection.skip(side, octets)
 

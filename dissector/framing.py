@@ -15,6 +15,7 @@ from functools import lru_cache
 import numpy as np
 
 from dissector import fields
+from dissector.expected import NOWHERE, Expected, where
 from dissector.fields import HEADER_SIZE, padded
 from dissector.findings import Finding
 from dissector.passage import Passage
@@ -31,7 +32,6 @@ from dissector.protocol import (
     PAGE_DATA,
     PAGE_SHIFT,
     PAGE_SIZE,
-    RECORDS,
     SENDER,
     START,
     STATES,
@@ -120,17 +120,11 @@ def _breaches(structure: Structure, octets: bytes, order: str, length: int | Non
     return tuple(found)
 
 
-def _numbered(state: State, number: int) -> tuple[Structure, ...]:
-    """The records with this number that a state knows, its own layer's last."""
-    layer = RECORDS[state.layer].get(number) if state.layer else None
-    return (*(s for s in (*state.shapes, *state.records) if s.type == number), *((layer,) if layer else ()))
-
-
 @lru_cache(maxsize=1024)
 def _headed(state: State, number: int, body_length: int, order: str) -> _Shape:
     """What a record header alone tells in this state; `keep` is all of the record.  Raises _NoRecord."""
     structure = None
-    for candidate in _numbered(state, number):
+    for candidate in state.numbered(number):
         if candidate.layer == state.layer or fields.fixed_size(candidate) in (body_length, None):
             structure = candidate
             break
@@ -228,16 +222,25 @@ class Framer:
         return self._shape is not None and (self._head_ends or len(self._head) >= self._shape.keep)
 
     @property
-    def needless(self) -> int:
-        """Stream offset in front of which it needs no more octets, only to `skip` them: those of
-        page contents and blobs."""
-        if self.lost or self._shape is None or self._peek is not None or len(self._head) < self._shape.keep:
-            return 0
-        return self.offset + self._shape.length - ALIGNMENT
+    def expected(self) -> Expected:
+        """What the octets behind those that have come are; only `reach` needs to be told of what it does not want."""
+        shape, have = self._shape, self._limit - self.offset
+        if self.lost or not self._started or self._peek is not None or (shape is None and have):
+            return Expected()
+        if shape is None:
+            due, wanted, state = 0, 0, self.state
+        elif self._head_ends and len(self._head) < shape.keep:
+            return Expected()
+        else:
+            due, wanted = shape.length - have, max(0, shape.keep - have)
+            state = STATES[self.state.after(shape.structure) or self.state.name]
+        # Contents that are kept are wanted of later records, too.
+        row, big = (NOWHERE, False) if self.contents else where(state, set(self._orders.values()))
+        return Expected(due=due, wanted=wanted, where=row, big=big)
 
-    def skip(self, octets: int) -> None:
-        """So many octets came in order and complete."""
-        self._limit += octets
+    def reach(self, offset: int) -> None:
+        """Every octet in front of this stream offset has come; those that were not fed, in order and complete."""
+        self._limit = offset
 
     def feed(self, run: Run) -> list[Record]:
         """The records that this run completes."""

@@ -508,6 +508,11 @@ class State:
                 return name
         return self.otherwise
 
+    def numbered(self, number: int) -> tuple[Structure, ...]:
+        """The records with this number that may come, the layer's own last."""
+        own = RECORDS[self.layer].get(number) if self.layer else None
+        return (*(s for s in (*self.shapes, *self.records) if s.type == number), *((own,) if own else ()))
+
 
 STATES: Mapping[str, State] = MappingProxyType({state.name: state for state in (
     State("start", FORWARD, "nothing has been sent",

@@ -170,7 +170,7 @@ class Rewriter:
         for number in np.intersect1d(streams, list(self.followed)).tolist():
             followed = self.followed[number]
             mine = np.flatnonzero(streams == number)
-            rows = np.empty((len(mine), COLUMNS), np.int64)
+            rows = np.zeros((len(mine), COLUMNS), np.int64)
             rows[:, :STREAM], rows[:, STREAM], rows[:, PACKET] = headers[mine, :STREAM], number, mine
             runs = followed.assembly.feed(Segments(packets, rows, followed.streams), rows)
             for side, run in enumerate(runs):

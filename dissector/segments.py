@@ -23,6 +23,7 @@ from dissector.compiled import (
     compiled,
     kernel,
 )
+from dissector.expected import HOPS, NOTHING, PASSED, Expected, passes
 from dissector.headers import (
     ACK,
     ACKNOWLEDGEMENT,
@@ -34,7 +35,6 @@ from dissector.headers import (
     FLAGS,
     LENGTH,
     POSITION,
-    RST,
     SEQUENCE,
     SIDE,
     STEP_BACK,
@@ -46,24 +46,21 @@ from dissector.headers import (
 from dissector.packets import Packets
 
 # columns of a segment: SIDE to CAPTURED as those of its headers, and
-STREAM, PACKET = 7, 8
-COLUMNS = 9
+STREAM, PACKET, UNSEEN, UNSEEN_OTHER = 7, 8, 9, 10
+COLUMNS = 11
 
 TURN = 1 << 16
 """In FLAGS: the octets before this segment's were the other side's, or there were none."""
 
 _BOTH = 3
 
-NOT_KNOWN, SILENT = -1, -2
-"""In place of the sequence number that `Streams.expect` wants."""
-
 # what is known of a stream
 _IGNORED, _HEARD, _SPOKE, _FOREIGN, _LAST, _SEEN, _LABEL = range(7)
 # what is known of one side of it: the sequence number before its first octet (-1: unknown), flags it
-# has sent in front of any octet (SYN, FIN), its octets, and what `Streams.expect` said
-(_BASE, _OPENING, _OCTETS, _NEXT, _LEFT, _AWAITED, _PASSED) = range(7)
+# has sent in front of any octet (SYN, FIN), its octets
+_BASE, _OPENING, _OCTETS = range(3)
 _NEW_STREAM = np.array([0, 0, -1, 0, 0, 0, 0])
-_NEW_SIDE = np.array([-1, 0, 0, -1, 0, -1, 0])
+_NEW_SIDE = np.array([-1, 0, 0])
 _NO_STREAM = -1
 
 _SNIFFED = 16
@@ -77,8 +74,9 @@ class Segments:
 
     Columns (constants of this module): STREAM as Wireshark's tcp.stream; PACKET, the row in
     `packets`; SIDE, SEQUENCE, ACKNOWLEDGEMENT, FLAGS, POSITION, LENGTH and CAPTURED as in
-    `dissector.headers.Headers`.  Streams that were found uninteresting are left out, and segments that
-    nobody needs (`Streams.expect`).
+    `dissector.headers.Headers`; UNSEEN and UNSEEN_OTHER, octets of this side and of the other that passed in front
+    of it since the row before, in order and complete.  Streams that were found uninteresting are left out, and
+    segments that nobody needs (`dissector.expected`).
     """
 
     packets: Packets
@@ -114,6 +112,7 @@ class Streams:
         self._keys = np.empty((room, 5), np.uint64)
         self._streams = np.empty((room, len(_NEW_STREAM)), np.int64)
         self._sides = np.empty((room, 2, len(_NEW_SIDE)), np.int64)
+        self._expected = np.empty((room, 2, len(NOTHING)), np.int64)
         self._sniffed = np.empty((room, 2, _SNIFFED), np.uint8)
         self._numbers = np.empty(room, np.int64)
         """Of the streams in the tables; ascending."""
@@ -185,23 +184,26 @@ class Streams:
         first = np.unique(octets.view(f"V{2 * _SNIFFED}"), return_index=True)[1]
         return sorted([*numbers[~known].tolist(), *numbers[known][first].tolist()])
 
-    def expect(self, stream: int, side: int, following: int, octets: int, awaited: int) -> None:
-        """Let segments of this side pass unseen while they bring, complete and in order, the next
-        `octets`, which nobody needs; `following` is the sequence number of the first one (`NOT_KNOWN`:
-        nothing passes; `SILENT`: there was none).  Nobody needs either to see that the other side
-        acknowledges octets in front of the sequence number `awaited` (-1: any that were seen)."""
-        self._sides[self._row(stream), side, _NEXT:] = following, octets, awaited, 0
+    def expect(self, stream: int, side: int, what: Expected) -> None:
+        """Let segments of this side pass unseen that nobody needs, by what it sends next."""
+        self._expected[self._row(stream), side, :PASSED] = what
 
     def restart(self, stream: int) -> None:
         """Nobody follows it any more: how it opened says nothing of what it may still bring, which all is seen."""
         sides = self._sides[self._row(stream)]
         sides[:, _OPENING] = 0
-        sides[:, _NEXT:] = _NEW_SIDE[_NEXT:]
+        self._expected[self._row(stream)] = NOTHING
 
     def passed(self, stream: int) -> tuple[int, int]:
-        """Octets of each side that have passed unseen since the last `expect`."""
-        one, other = self._sides[self._row(stream), :, _PASSED].tolist()
+        """Octets of each side that have passed unseen behind the last row, or since they were taken."""
+        one, other = self._expected[self._row(stream), :, PASSED].tolist()
         return one, other
+
+    def take_passed(self, stream: int) -> tuple[int, int]:
+        """The same; they are not told again."""
+        passed = self.passed(stream)
+        self._expected[self._row(stream), :, PASSED] = 0
+        return passed
 
     def scan(self, packets: Packets) -> Segments:
         """The segments in `packets`, whose `streams` are filled in."""
@@ -213,7 +215,8 @@ class Streams:
             done, given, self._used = _scan(
                 packets.data, opening.WORDS, packets.headers.ends, packets.headers.rows, packets.time,
                 packets.streams, done, part, before, self._slots, self._keys, self._secret, self._streams,
-                self._sides, self._sniffed, self.counters, self.first_packet, packets.first, self._last_time)
+                self._sides, self._expected, HOPS, self._sniffed, self.counters, self.first_packet, packets.first,
+                self._last_time)
             new = self._used - before
             self._numbers[before:self._used] = np.arange(self.count, self.count + new)
             if self.count > before:  # some were forgotten
@@ -240,7 +243,7 @@ class Streams:
         if self._most is not None and self._used >= self._most:
             self._forget(wanted)
         if 2 * self._used > len(self._keys):
-            self._keys, self._streams, self._sides, self._sniffed, self._numbers = (
+            self._keys, self._streams, self._sides, self._expected, self._sniffed, self._numbers = (
                 np.concatenate((table, np.empty_like(table))) for table in self._tables)
         self._slots = np.full(2 * len(self._keys), _NO_STREAM, np.int32)
         self._clear()
@@ -248,7 +251,7 @@ class Streams:
 
     @property
     def _tables(self) -> tuple[np.ndarray, ...]:
-        return self._keys, self._streams, self._sides, self._sniffed, self._numbers
+        return self._keys, self._streams, self._sides, self._expected, self._sniffed, self._numbers
 
     def _forget(self, wanted: np.ndarray) -> None:
         may_go = np.flatnonzero(~np.isin(self._numbers[:self._used], [*self._kept, *wanted]))
@@ -261,6 +264,7 @@ class Streams:
     def _clear(self) -> None:
         """Make the rows that no stream has ready for one."""
         self._streams[self._used:], self._sides[self._used:] = _NEW_STREAM, _NEW_SIDE
+        self._expected[self._used:] = NOTHING
         self._streams[self._used:, _HEARD] = not self._sparing
         self._sniffed[self._used:] = 0
 
@@ -346,28 +350,6 @@ def _without_ignored(rows, filled, streams):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _passes(mine, theirs, sequence, acknowledgement, flags, length, captured):  # type: ignore[no-untyped-def]
-    """Whether nobody needs a segment, by what `Streams.expect` said of its direction and the other.
-    One that is handed on ends that for its own direction: what follows it is no longer known."""
-    unneeded = flags & (SYN | FIN | RST) == 0
-    if length:
-        unneeded &= sequence == mine[_NEXT] and length <= mine[_LEFT] and captured == length
-    if unneeded and flags & ACK:
-        covers_unseen = 0 < (acknowledgement - theirs[_NEXT]) & 0xFFFFFFFF < 1 << 31
-        is_awaited = theirs[_AWAITED] >= 0 and (acknowledgement - theirs[_AWAITED]) & 0xFFFFFFFF < 1 << 31
-        unneeded = theirs[_NEXT] == SILENT or (
-            theirs[_NEXT] != NOT_KNOWN and not covers_unseen and not is_awaited)
-    if not unneeded:
-        if length or flags & (SYN | FIN | RST):
-            mine[_NEXT] = NOT_KNOWN
-    elif length:
-        mine[_NEXT] = (sequence + length) & 0xFFFFFFFF
-        mine[_LEFT] -= length
-        mine[_PASSED] += length
-    return unneeded
-
-
-@compiled
 def _says(mine, theirs, sequence, acknowledgement, flags, length):  # type: ignore[no-untyped-def]
     """Whether a segment has octets, or tells of some.  Until one does, two bits for each side tell it
     all: a port scan is a stream for each packet."""
@@ -387,8 +369,8 @@ def _says(mine, theirs, sequence, acknowledgement, flags, length):  # type: igno
 @kernel
 def _scan(data: Octets, openings: Words, ends: WordTable, headers: Table, times: Numbers, numbers: Numbers,
           done: int, rows: Table, count: int, slots: Slots, keys: WordTable, secret: Words,
-          streams: Table, sides: Tables, sniffed: OctetTables, counters: Numbers, first: Numbers,
-          first_packet: int, last_time: Numbers) -> tuple[int, int, int]:
+          streams: Table, sides: Tables, expected: Tables, hops: Tables, sniffed: OctetTables, counters: Numbers,
+          first: Numbers, first_packet: int, last_time: Numbers) -> tuple[int, int, int]:
     """Fill `rows` from packet `done` on; stops early when the stream tables are full."""
     turned_out_foreign, filled = False, 0
     for i in range(done, len(headers)):
@@ -445,11 +427,15 @@ def _scan(data: Octets, openings: Words, ends: WordTable, headers: Table, times:
         if length and about[_SPOKE] != side:
             about[_SPOKE] = side
             flags |= TURN
-        if _passes(mine, theirs, sequence, acknowledgement, flags, length, header[CAPTURED]):
+        ours, others = expected[stream, side], expected[stream, 1 - side]
+        if passes(data, hops, ours, others, sequence, acknowledgement, flags, length, header[CAPTURED],
+                  header[POSITION]):
             continue
         row = rows[filled]
         for column in range(STREAM):
             row[column] = header[column]
         row[FLAGS], row[STREAM], row[PACKET] = flags, stream, i
+        row[UNSEEN], row[UNSEEN_OTHER] = ours[PASSED], others[PASSED]
+        ours[PASSED] = others[PASSED] = 0
         filled += 1
     return len(headers), _without_ignored(rows, filled, streams) if turned_out_foreign else filled, count

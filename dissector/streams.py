@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from dissector.compiled import Numbers, OctetBuffer, Octets, Table, Tables, compiled, copy_octets, kernel
+from dissector.expected import NOT_KNOWN, SILENT
 from dissector.headers import ACK, ACKNOWLEDGEMENT, CAPTURED, FIN, FLAGS, LENGTH, POSITION, RST, SEQUENCE, SIDE, SYN
-from dissector.segments import COLUMNS, NOT_KNOWN, PACKET, SILENT, Segments
+from dissector.segments import COLUMNS, PACKET, UNSEEN, UNSEEN_OTHER, Segments
 
 GRACE = 3_000_000_000
 """ns for which a hole that an ACK covers may still be filled: captures on several queues show an
@@ -59,7 +60,7 @@ _NO_ACKS = np.zeros((0, 3), np.int64)
 
 @dataclass(slots=True)
 class Run:
-    """Contiguous ranges of one direction, in stream order.
+    """Ranges of one direction, in stream order; contiguous but for octets that passed unseen (`dissector.expected`).
 
     `rows` (int64): OFFSET in the stream, SIZE on the wire, octets GIVEN (fewer than SIZE: cut by
     the snap length), PLACE of the octets (an index into `data`, or ~index into `kept`), FRAME and
@@ -120,10 +121,11 @@ class Stream:
         self.syn = [False, False]
         self.reset = False
 
-    def feed(self, segments: Segments, rows: np.ndarray) -> tuple[Run, Run]:
-        """Take these rows of the segments, in capture order; a run (maybe empty) for each side."""
+    def feed(self, segments: Segments, rows: np.ndarray, unseen: tuple[int, int] = (0, 0)) -> tuple[Run, Run]:
+        """Take these rows of the segments, in capture order; a run (maybe empty) for each side.  `unseen`: octets of
+        each side that came behind them, in order and complete, and are not wanted."""
         packets = segments.packets
-        return self._advance(rows, packets.time, packets.first, packets.data, False)
+        return self._advance(rows, packets.time, packets.first, packets.data, False, unseen=unseen)
 
     def finish(self) -> tuple[Run, Run]:
         """Nothing more will come: give up every hole."""
@@ -153,10 +155,7 @@ class Stream:
 
     def skip(self, side: int, octets: int) -> None:
         """So many octets came in order, complete, and are not wanted: none waits."""
-        state = self._state[side]
-        state[_NEXT] += octets
-        state[_HIGH] = max(state[_HIGH], state[_NEXT])
-        state[_FAR_COUNT] = 0
+        _skip(self._state[side], octets)
 
     def tick(self, now: int) -> tuple[Run, Run]:
         """Nothing has come, and it is `now` (ns): give up the holes that have waited long enough."""
@@ -218,7 +217,7 @@ class Stream:
         return sum(len(kept) for kept in self._kept)
 
     def _advance(self, rows: np.ndarray, times: np.ndarray, first: int, data: np.ndarray,
-                 final: bool, now: int = 0) -> tuple[Run, Run]:
+                 final: bool, now: int = 0, unseen: tuple[int, int] = (0, 0)) -> tuple[Run, Run]:
         # A segment fills gaps between held ranges, and leaves at most one gap more than it found.
         room = 2 * int(self._state[:, _HELD].max()) + 3 * len(rows) + 8
         held = np.empty((2, room, RANGE_COLUMNS), np.int64)
@@ -234,6 +233,9 @@ class Stream:
                 self.syn[side] |= bool((rows[mine, FLAGS] & SYN).any())
         self.reset |= bool(flags & RST)
         _assemble(rows, times, first, self._state, held, acks, out, final, self.limit, now)
+        for side in (0, 1):
+            if unseen[side]:
+                self.skip(side, unseen[side])
         runs = tuple(Run(out[side, :self._state[side, _OUT]],
                          acks[side, :self._state[side, _ACKS]].copy(), data, self._kept[side])
                      for side in (0, 1))
@@ -271,6 +273,9 @@ def _assemble(rows: Table, times: Numbers, first: int, state: Table, held: Table
         frame, time = first + row[PACKET], times[row[PACKET]]
         sequence, length, captured, flags = (row[SEQUENCE], row[LENGTH], row[CAPTURED], row[FLAGS])
         mine, theirs = state[side], state[1 - side]
+        if row[UNSEEN] or row[UNSEEN_OTHER]:
+            _skip(mine, row[UNSEEN])
+            _skip(theirs, row[UNSEEN_OTHER])
         if flags & SYN:
             sequence = (sequence + 1) & 0xFFFFFFFF
             if mine[_STATE] != _RUNNING:
@@ -312,6 +317,15 @@ def _assemble(rows: Table, times: Numbers, first: int, state: Table, held: Table
         for s in range(2):
             _give_up(state[s], held[s], acks[s], out[s], 0, True, limit)
             _end_in_hole(state[s], acks[s], out[s])
+
+
+@compiled
+def _skip(mine, octets):  # type: ignore[no-untyped-def]
+    """So many octets came in order, complete, and are not wanted: none waits."""
+    if octets:
+        mine[_NEXT] += octets
+        mine[_HIGH] = max(mine[_HIGH], mine[_NEXT])
+        mine[_FAR_COUNT] = 0
 
 
 @compiled

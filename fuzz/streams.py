@@ -10,7 +10,7 @@ import numpy as np
 
 from dissector.headers import CAPTURED, FLAGS, LENGTH, POSITION, SEQUENCE, SIDE, SYN, Headers
 from dissector.packets import Packets
-from dissector.segments import COLUMNS, Segments, Streams
+from dissector.segments import COLUMNS, PACKET, Segments, Streams
 from dissector.streams import FRAME, GIVEN, HOLE, OFFSET, SIZE, TIME, Run, Stream
 
 _SEGMENT = struct.Struct("<BBhBBhI")
@@ -44,7 +44,7 @@ def _segments(octets: bytes) -> tuple[np.ndarray, np.ndarray]:
         now += delay
         times[i] = now
         rows[i] = (side, sequence, acknowledgement, flags & 23, (i * 37) % 2048, length,
-                   min(captured, length), 0, i)
+                   min(captured, length), 0, i, 0, 0)
     return rows, times
 
 
@@ -54,7 +54,7 @@ def _fed(rows: np.ndarray, times: np.ndarray, ends: list[int]) -> tuple[list[Row
     zero = np.zeros(len(rows), np.int64)
     for end in ends:
         part = rows[begin:end].copy()
-        part[:, -1] -= begin
+        part[:, PACKET] -= begin
         data = _DATA.copy()
         packets = Packets(data, zero[begin:end], zero[begin:end], zero[begin:end], times[begin:end],
                           zero[begin:end], zero[begin:end], Headers.empty(end - begin), begin + 1)
