@@ -20,8 +20,9 @@ from dissector.headers import NO_LINK, NO_PACKET, POSITION, Headers, _be, read_h
 from dissector.source import Source, SourceError
 
 BLOCK = 8 << 20
-"""Octets read at a time; a packet or pcapng block longer than this is skipped or refused.  So few stay
-in a processor's cache until they have been looked at."""
+"""Octets handed on at a time; a packet or pcapng block longer than this is skipped or refused."""
+_PIECE = 1 << 20
+"""Octets of a file read at a time: their headers are read while they are still in the processor's own cache."""
 ROWS = 1 << 14
 """Packets handed on at a time."""
 PACKET_MAX = 1 << 20
@@ -292,11 +293,11 @@ class Container:
         twin._dropped = {}
         return twin
 
-    def take(self, slot: Slot, at: int, end: int) -> tuple[Packets, int]:
-        """Packets of slot.data[at:end], at most `ROWS`, and the position behind the last one; `full`
-        tells whether there are more."""
-        data, out, headers = slot.data, slot.table, slot.headers
-        rows, self.full = 0, False
+    def take(self, slot: Slot, at: int, end: int, rows: int = 0) -> tuple[int, int]:
+        """Add the packets of slot.data[at:end] to its first `rows`, up to `ROWS`; how many it has then, and the
+        position behind the last one.  `full` tells whether there are more."""
+        data, out, headers, begin = slot.data, slot.table, slot.headers, rows
+        self.full = False
         if not self.kind:
             at = self._open(data, at, end)
         while self.kind and not self.fault:
@@ -308,7 +309,7 @@ class Container:
                                             self._described - self._interfaces, out, headers.ends,
                                             headers.rows, rows)
             if why == _DAMAGED:
-                self.fault = f"no packet stands at octet {{offset}} behind packet {self.packets + rows}"
+                self.fault = f"no packet stands at octet {{offset}} behind packet {self.packets + rows - begin}"
             self.full = why == _FULL
             if why != _SPECIAL:
                 break
@@ -316,8 +317,8 @@ class Container:
             if moved == at:
                 break
             at = moved
-        self.packets += rows
-        return slot.packets(rows), at
+        self.packets += rows - begin
+        return rows, at
 
     def _open(self, data: np.ndarray, at: int, end: int) -> int:
         if end - at < 24:
@@ -441,37 +442,41 @@ class Reader:
         self._next = first
 
     def __iter__(self) -> Generator[Packets, None, None]:
-        slot = next(self._slots)
-        # What is left of a block stands in front of the next one, which is read to the start of a page, as it stands
-        # in the file: up to 31 octets behind that some processors copy at a sixth of their speed.
-        container, at, end = self.container, BLOCK, BLOCK
-        while (n := self.source.readinto(memoryview(slot.data.data)[BLOCK:])) != 0:
-            if n is None:  # a moment in which nothing came
-                yield slot.packets(0)
-                continue
-            end = BLOCK + n
-            gone = min(container.skip, n)
-            container.skip -= gone
-            at, self.position = at + gone, self.position + gone
-            while True:
-                before = container.snapshot()
-                packets, after = container.take(slot, at, end)
-                start, moved = self.position, after != at
-                at, self.position = after, start + after - at
-                if len(packets):
-                    packets.first, packets.start, packets.container = self._next, start, before
-                    packets.drops = container.drops
-                    packets.more = container.full and moved and not container.fault
-                    self._next += len(packets)
-                    yield packets
-                if not (container.full and moved) or container.fault:
+        container, slot, at, end, n = self.container, next(self._slots), BLOCK, BLOCK, None
+        while n != 0 and not container.fault:
+            before, start, rows, moved = container.snapshot(), self.position, 0, True
+            while n := self.source.readinto(memoryview(slot.data.data)[end:min(end + _PIECE, 2 * BLOCK)]):
+                gone = min(container.skip, n)
+                container.skip -= gone
+                rows, after = container.take(slot, at + gone, end + n, rows)
+                moved = after != at
+                at, end, self.position = after, end + n, self.position + after - at
+                if container.full or container.fault or end == 2 * BLOCK or n < _PIECE or not self.source.seekable:
                     break
-            if container.fault:
-                break
-            rest, slot = slot.data[at:end], next(self._slots)
+            is_used = rows > 0 or n is None  # a moment in which nothing came
+            if is_used:
+                yield self._packets(slot, rows, before, start, moved)
+            while container.full and moved and not container.fault:
+                before, start = container.snapshot(), self.position
+                rows, after = container.take(slot, at, end)
+                moved = after != at
+                at, self.position = after, self.position + after - at
+                if rows:
+                    yield self._packets(slot, rows, before, start, moved)
+            # What is left of a block stands in front of the next one, which is read to the start of a page, as it
+            # stands in the file: up to 31 octets behind that some processors copy at a sixth of their speed.
+            rest, slot = slot.data[at:end], next(self._slots) if is_used and n != 0 else slot
             at, end = BLOCK - len(rest), BLOCK
             slot.data[at:end] = rest
         self._finish(bytes(slot.data[at:min(at + 24, end)]), end - at)
+
+    def _packets(self, slot: Slot, rows: int, before: Container, start: int, moved: bool) -> Packets:
+        """The first rows of a slot, which this container has found from octet `start` on."""
+        packets = slot.packets(rows, self._next, start, before) if rows else slot.packets(0)
+        packets.drops = self.container.drops
+        packets.more = self.container.full and moved and not self.container.fault
+        self._next += rows
+        return packets
 
     def _finish(self, head: bytes, left: int) -> None:
         container, name = self.container, self.source.name

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import analysis
 from dissector import ahead
 from dissector.ahead import Ahead, AheadError
 from dissector.blocks import File, blocks
-from dissector.packets import Packets
+from dissector.packets import BLOCK, Packets
 from dissector.source import SourceError
 from tests.helpers import PCAPS
 from tests.synthesiser import files, stream
@@ -44,6 +45,18 @@ def test_the_same_tables(ending: str, small: None, monkeypatch: pytest.MonkeyPat
     here = analysis.read(*ring)
     for table in TABLES:
         assert through.export(table).equals(here.export(table)), table
+
+
+@needs_memfd
+def test_many_octets_without_a_packet(small: None, tmp_path: Path) -> None:
+    """They take no slot away: none would come back."""
+    packets = [files.enhanced(*packet) for packet in files.frames(Wire(stream.plain()))]
+    path, size = tmp_path / "capture.pcapng", (ahead.SLOTS + 2) * BLOCK
+    with path.open("wb") as out:
+        out.write(files.pcapng_start() + b"".join(packets[:9]) + struct.pack("<II", 0xBAD, size))
+        out.seek(size - 12, os.SEEK_CUR)
+        out.write(struct.pack("<I", size) + b"".join(packets[9:]))
+    assert sum(len(block) for block in Ahead([str(path)]) if isinstance(block, Packets)) == len(packets)
 
 
 @needs_memfd
