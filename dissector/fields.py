@@ -119,13 +119,27 @@ def count_of(structure: Structure, octets: bytes, order: str, body_length: int) 
 
 def words(structure: Structure, octets: bytes, order: str, count: int) -> np.ndarray | None:
     """The words of a structure's array of u64, as far as `octets` reach; None without such."""
+    found = _word_array(structure, order)
+    if found is None:
+        return None
+    at, kind = found
+    here = min(count, (len(octets) - at) // kind.itemsize)
+    return np.frombuffer(octets, kind, here, at) if here > 0 else np.empty(0, kind)
+
+
+@cache
+def _word_array(structure: Structure, order: str) -> tuple[int, np.dtype] | None:
+    """Where a structure's array of words begins, and what they are."""
     for field in structure.fields:
         if field.type == ARRAY and len(field.items) == 1:
             at, width = place(structure, field.name)
-            here = min(count, max(0, (len(octets) - at) // width))
-            kind = np.dtype(f"{'>' if order == BIG_ENDIAN else '<'}u{width}")
-            return np.frombuffer(octets[at:at + here * width], kind)
+            return at, np.dtype(f"{'>' if order == BIG_ENDIAN else '<'}u{width}")
     return None
+
+
+def _bits_set(read: np.ndarray) -> int:
+    """Every bit that is set in one of the words: mostly that tells at once that nothing is amiss."""
+    return int(np.bitwise_or.reduce(read))
 
 
 def carries_page(pfn_words: np.ndarray) -> np.ndarray:
@@ -135,6 +149,8 @@ def carries_page(pfn_words: np.ndarray) -> np.ndarray:
 
 def pages_of(pfn_words: np.ndarray) -> int:
     """How many of these PFNs carry a page."""
+    if not _bits_set(pfn_words) & PFN_TYPE.mask:
+        return len(pfn_words) if _CARRIES_PAGE[0] else 0
     return int(np.count_nonzero(carries_page(pfn_words)))
 
 
@@ -195,9 +211,9 @@ def reserved_set(structure: Structure, octets: bytes, order: str, count: int | N
             found += [f"{field.name}.{group.name}" for group in field.bits
                       if group.reserved and group.of(value)]
         elif field.type == ARRAY and width and field.items[0].bits:
-            mask = np.uint64(sum(group.mask for group in field.items[0].bits if group.reserved))
             read = words(structure, octets, order, count or 0)
-            if read is not None and (read & mask).any():
+            if read is not None and any(group.mask & _bits_set(read) for group in field.items[0].bits
+                                        if group.reserved):
                 found.append(field.name)
         elif field.type == ARRAY:
             found += [f"{field.name}.{item.name}" for item in field.items
@@ -245,7 +261,7 @@ def _illegal_words(structure: Structure, field: Field, octets: bytes, order: str
     if isinstance(item.legal, range):
         yield from _first(field, read >= np.uint64(item.legal.stop), read)
     for group in item.bits:
-        if group.enum:
+        if group.enum and (_bits_set(read) & group.mask or _unlisted(group)[0]):
             kinds = ((read & np.uint64(group.mask)) >> np.uint64(group.low)).astype(np.intp)
             yield from _first(field, _unlisted(group)[kinds], kinds, f"{group.name} ")
 

@@ -42,7 +42,7 @@ from dissector.record import COMPLETE, GAP, KEPT_MAX, SNAPPED, TRUNCATED, Record
 from dissector.streams import FRAME, GIVEN, HOLE, OFFSET, SIZE, TIME, Run
 
 _NO_ACKS, _NO_OCTETS = np.zeros((0, 3), np.int64), np.zeros(0, np.uint8)
-_JUDGED_MAX = 128
+_JUDGED_MAX = 1024
 """Octets of a record whose judgement is remembered."""
 _AT_ONCE = 64
 """Octets taken of a record's beginning at least, where they have come: the whole of most."""
