@@ -93,11 +93,12 @@ def read(*names: str | os.PathLike[str] | Source, engine: str = COLOSCOPE, tshar
 
 
 def observe(*names: str | os.PathLike[str] | Source, engine: str = COLOSCOPE, tshark: Sequence[str] = (),
-            segments: bool = False, pages: bool = False, contents: bool = False,
+            segments: bool = False, pages: bool = False, contents: bool = False, records: bool = True,
             proxy: str | os.PathLike[str] | None = None, on_progress: Callable[[int], None] | None = None,
             ahead: Ahead | None = None) -> Reading:
     """The same without tables, and without the quarter of a second that importing pandas takes.  `pages`: keep
-    their PFNs.  `ahead`: what reads these files already."""
+    their PFNs; `records`: a row of each, without which there are sync-points only.  `ahead`: what reads these files
+    already."""
     if engine not in (COLOSCOPE, WIRESHARK):
         raise ValueError(f"engine is {COLOSCOPE!r} or {WIRESHARK!r}, not {engine!r}")
     if engine == WIRESHARK and (segments or pages or contents):
@@ -122,7 +123,8 @@ def observe(*names: str | os.PathLike[str] | Source, engine: str = COLOSCOPE, ts
         if isinstance(event, Record):
             if kept is not None:
                 kept.append(event)
-            rows.append(event)
+            if records:
+                rows.append(event)
         elif isinstance(event, Message):
             messages.append(event)
         else:

@@ -25,15 +25,17 @@ def latency(files: tuple[str, ...], at: str | None, pair: bool, **options: Any) 
         if pair:
             _pair(files, at, options)
             return
-        reading = observe(files, segments=at is not None)
         kind, output = kind_of(options), options["output"]
+        is_plain = not at and kind != "parquet" and not any(
+            options[name] for name in ("since", "until", "connection"))
+        reading = observe(files, segments=at is not None, records=not is_plain)
         if at:
             from analysis.bounds import latency_at
             from analysis.capture import Capture
 
             bounds = selected(Capture(reading), "bounds", options, every=False)
             write_frame(latency_at(bounds, at), "latency", kind, output)
-        elif kind == "parquet" or any(options[name] for name in ("since", "until", "connection")):
+        elif not is_plain:
             from analysis.capture import Capture
 
             write_table(Capture(reading), "latency", options)
