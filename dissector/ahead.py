@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 WORTHWHILE = 64 << 20
 """Octets of files from which on the process is started: that takes a tenth of a second, on the other core."""
-SLOTS = 5
+SLOTS = 8
 
 _PROGRAM = "import sys; sys.path.insert(0, sys.argv.pop(1)); from dissector.ahead import work; work()"
 _PR_SET_PDEATHSIG = 1

@@ -180,9 +180,7 @@ class Connection:
         return records
 
     def expected(self, side: int) -> Expected:
-        """What a side sends next."""
-        if self.role != OURS:
-            return Expected()
+        """What a side of a connection that is ours sends next."""
         following, unacked = self.stream.following(side), self._unacked[side]
         found = self._directions[side].expected
         if found is None and following != SILENT:

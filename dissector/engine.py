@@ -236,7 +236,8 @@ class Engine:
             self.trace.take(connection.number, segments, rows)
             return records  # and let nothing pass unseen
         for side in (0, 1):
-            self.streams.expect(connection.number, side, connection.expected(side))
+            if connection.role == OURS:
+                self.streams.expect(connection.number, side, connection.expected(side))
         return records
 
     def _catch_up(self, connection: Connection) -> None:

@@ -92,7 +92,6 @@ class _Shape:
     type: int | None
     body_length: int | None
     length: int
-    keep: int
     order: str
     shifted: bool = False
 
@@ -122,7 +121,7 @@ def _breaches(structure: Structure, octets: bytes, order: str, length: int | Non
 
 @lru_cache(maxsize=1024)
 def _headed(state: State, number: int, body_length: int, order: str) -> _Shape:
-    """What a record header alone tells in this state; `keep` is all of the record.  Raises _NoRecord."""
+    """What a record header alone tells in this state.  Raises _NoRecord."""
     structure = None
     for candidate in state.numbered(number):
         if candidate.layer == state.layer or fields.fixed_size(candidate) in (body_length, None):
@@ -135,8 +134,7 @@ def _headed(state: State, number: int, body_length: int, order: str) -> _Shape:
     if body_length > BODY_LENGTH_MAX:
         raise _NoRecord(f"a {structure.name if structure else hex(number)} of {body_length} "
                         "octets is longer than the protocol allows")
-    length = padded(body_length)
-    return _Shape(structure, layer, number, body_length, length, length, order)
+    return _Shape(structure, layer, number, body_length, padded(body_length), order)
 
 
 class Framer:
@@ -164,6 +162,8 @@ class Framer:
         self._head_ends = False
         self._need = HEADER_SIZE
         self._shape: _Shape | None = None
+        self._keep = 0
+        """Octets that are kept of the record in hand."""
         self._orders: dict[str, str] = {}
         self._shifted_lists = False
         self._first: tuple[int, int] = (0, 0)
@@ -219,7 +219,7 @@ class Framer:
     @property
     def _is_known(self) -> bool:
         """Whether more octets would tell nothing more of what the record in hand is."""
-        return self._shape is not None and (self._head_ends or len(self._head) >= self._shape.keep)
+        return self._shape is not None and (self._head_ends or len(self._head) >= self._keep)
 
     @property
     def expected(self) -> Expected:
@@ -229,10 +229,10 @@ class Framer:
             return Expected()
         if shape is None:
             due, wanted, state = 0, 0, self.state
-        elif self._head_ends and len(self._head) < shape.keep:
+        elif self._head_ends and len(self._head) < self._keep:
             return Expected()
         else:
-            due, wanted = shape.length - have, max(0, shape.keep - have)
+            due, wanted = shape.length - have, max(0, self._keep - have)
             state = STATES[self.state.after(shape.structure) or self.state.name]
         # Contents that are kept are wanted of later records, too.
         row, big = (NOWHERE, False) if self.contents else where(state, set(self._orders.values()))
@@ -305,7 +305,7 @@ class Framer:
         end = self.offset + shape.length
         if shape.body_length and shape.body_length % ALIGNMENT:
             self._look_at_padding(shape.body_length, end)
-        if not self._collect(shape.keep) or end > self._limit:
+        if not self._collect(self._keep) or end > self._limit:
             return None
         record = self._record(shape)
         self._complete(record, end)
@@ -371,7 +371,8 @@ class Framer:
             if structure.order_field:
                 self._orders[structure.layer] = fields.announced_order(structure, head)
             order = self._orders.get(structure.layer, fields.LITTLE_ENDIAN)
-        return _Shape(structure, structure.layer, None, None, size, min(size, KEPT_MAX), order)
+        self._keep = min(size, KEPT_MAX)
+        return _Shape(structure, structure.layer, None, None, size, order)
 
     def _framed(self, head: bytes) -> _Shape:
         """A record with a record header."""
@@ -379,16 +380,16 @@ class Framer:
         order = self._orders.get(state.layer) or self._orders.setdefault(
             state.layer, self._likely_order(head))
         shape = _headed(state, *fields.record_header(head, order), order)
-        structure, keep = shape.structure, shape.keep
+        structure, keep = shape.structure, shape.length
         if structure is not None:
             if not state.layer:
                 shape = self._check_back(structure, head, shape)
-                keep = shape.keep
+                keep = shape.length
             if contents := fields.keeps(structure):
                 keep = self._before_contents(structure, contents, head, shape)
         wanted = self.contents and structure in (PAGE_DATA, CHECKPOINT_DIRTY_PFN_LIST)
-        keep = shape.length if wanted else min(keep, KEPT_MAX)
-        return shape if keep == shape.keep else replace(shape, keep=keep)
+        self._keep = shape.length if wanted else min(keep, KEPT_MAX)
+        return shape
 
     @staticmethod
     def _likely_order(head: bytes) -> str:
@@ -421,7 +422,7 @@ class Framer:
                 raise _NoRecord("a dirty PFN list whose length is no multiple of 8")
             if self._is_shifted(head, shape):
                 length = shape.length + DIRTY_LIST_EXCESS
-                return replace(shape, shifted=True, length=length, keep=length)
+                return replace(shape, shifted=True, length=length)
         return shape
 
     @staticmethod
@@ -486,7 +487,7 @@ class Framer:
         return octets
 
     def _record(self, shape: _Shape) -> Record:
-        structure, order, octets = shape.structure, shape.order, bytes(self._head[:shape.keep])
+        structure, order, octets = shape.structure, shape.order, bytes(self._head[:self._keep])
         if shape.shifted:
             # Kept as the specification has it; `Record.shifted` and `length` tell of the rest.
             octets = octets[:HEADER_SIZE] + octets[HEADER_SIZE + DIRTY_LIST_EXCESS:]

@@ -54,12 +54,12 @@ TURN = 1 << 16
 
 _BOTH = 3
 
-# what is known of a stream
-_IGNORED, _HEARD, _SPOKE, _FOREIGN, _LAST, _SEEN, _LABEL = range(7)
+# what is known of a stream; _EXPECTED: its row in the table of what is expected of both sides, -1: none
+_IGNORED, _HEARD, _SPOKE, _FOREIGN, _LAST, _SEEN, _LABEL, _EXPECTED = range(8)
 # what is known of one side of it: the sequence number before its first octet (-1: unknown), flags it
 # has sent in front of any octet (SYN, FIN), its octets
 _BASE, _OPENING, _OCTETS = range(3)
-_NEW_STREAM = np.array([0, 0, -1, 0, 0, 0, 0])
+_NEW_STREAM = np.array([0, 0, -1, 0, 0, 0, 0, -1])
 _NEW_SIDE = np.array([-1, 0, 0])
 _NO_STREAM = -1
 
@@ -112,7 +112,9 @@ class Streams:
         self._keys = np.empty((room, 5), np.uint64)
         self._streams = np.empty((room, len(_NEW_STREAM)), np.int64)
         self._sides = np.empty((room, 2, len(_NEW_SIDE)), np.int64)
-        self._expected = np.empty((room, 2, len(NOTHING)), np.int64)
+        self._expected = np.tile(NOTHING, (16, 2, 1))
+        """Of the few streams of which anything is."""
+        self._free = list(range(len(self._expected)))
         self._sniffed = np.empty((room, 2, _SNIFFED), np.uint8)
         self._numbers = np.empty(room, np.int64)
         """Of the streams in the tables; ascending."""
@@ -143,6 +145,7 @@ class Streams:
         """Hand out no more rows of this stream; remember a number for it."""
         row = self._row(stream)
         self._streams[row, _IGNORED], self._streams[row, _LABEL] = True, label
+        self._expect_nothing(row)
 
     def label(self, stream: int) -> int:
         """The number that `ignore` was given; 0: none."""
@@ -186,23 +189,31 @@ class Streams:
 
     def expect(self, stream: int, side: int, what: Expected) -> None:
         """Let segments of this side pass unseen that nobody needs, by what it sends next."""
-        self._expected[self._row(stream), side, :PASSED] = what
+        row = self._row(stream)
+        at = self._streams.item(row, _EXPECTED)
+        if at < 0:
+            if not self._free:
+                self._free = list(range(len(self._expected), 2 * len(self._expected)))
+                self._expected = np.concatenate((self._expected, np.tile(NOTHING, (len(self._free), 2, 1))))
+            at = self._streams[row, _EXPECTED] = self._free.pop()
+        self._expected[at, side, :PASSED] = what
 
     def restart(self, stream: int) -> None:
         """Nobody follows it any more: how it opened says nothing of what it may still bring, which all is seen."""
-        sides = self._sides[self._row(stream)]
-        sides[:, _OPENING] = 0
-        self._expected[self._row(stream)] = NOTHING
+        row = self._row(stream)
+        self._sides[row, :, _OPENING] = 0
+        self._expect_nothing(row)
 
     def passed(self, stream: int) -> tuple[int, int]:
         """Octets of each side that have passed unseen behind the last row, or since they were taken."""
-        one, other = self._expected[self._row(stream), :, PASSED].tolist()
-        return one, other
+        at = self._streams.item(self._row(stream), _EXPECTED)
+        return (self._expected.item(at, 0, PASSED), self._expected.item(at, 1, PASSED)) if at >= 0 else (0, 0)
 
     def take_passed(self, stream: int) -> tuple[int, int]:
         """The same; they are not told again."""
         passed = self.passed(stream)
-        self._expected[self._row(stream), :, PASSED] = 0
+        if any(passed):
+            self._expected[self._streams.item(self._row(stream), _EXPECTED), :, PASSED] = 0
         return passed
 
     def scan(self, packets: Packets) -> Segments:
@@ -229,6 +240,12 @@ class Streams:
                 self._make_room(rows[:filled, STREAM])
         return Segments(packets, rows[:filled], self)
 
+    def _expect_nothing(self, row: int) -> None:
+        at = self._streams.item(row, _EXPECTED)
+        if at >= 0:
+            self._expected[at], self._streams[row, _EXPECTED] = NOTHING, -1
+            self._free.append(at)
+
     def _row(self, stream: int) -> int:
         """Where a stream is in the tables."""
         if self.count == self._used:
@@ -243,7 +260,7 @@ class Streams:
         if self._most is not None and self._used >= self._most:
             self._forget(wanted)
         if 2 * self._used > len(self._keys):
-            self._keys, self._streams, self._sides, self._expected, self._sniffed, self._numbers = (
+            self._keys, self._streams, self._sides, self._sniffed, self._numbers = (
                 np.concatenate((table, np.empty_like(table))) for table in self._tables)
         self._slots = np.full(2 * len(self._keys), _NO_STREAM, np.int32)
         self._clear()
@@ -251,7 +268,7 @@ class Streams:
 
     @property
     def _tables(self) -> tuple[np.ndarray, ...]:
-        return self._keys, self._streams, self._sides, self._expected, self._sniffed, self._numbers
+        return self._keys, self._streams, self._sides, self._sniffed, self._numbers
 
     def _forget(self, wanted: np.ndarray) -> None:
         may_go = np.flatnonzero(~np.isin(self._numbers[:self._used], [*self._kept, *wanted]))
@@ -264,7 +281,6 @@ class Streams:
     def _clear(self) -> None:
         """Make the rows that no stream has ready for one."""
         self._streams[self._used:], self._sides[self._used:] = _NEW_STREAM, _NEW_SIDE
-        self._expected[self._used:] = NOTHING
         self._streams[self._used:, _HEARD] = not self._sparing
         self._sniffed[self._used:] = 0
 
@@ -427,15 +443,17 @@ def _scan(data: Octets, openings: Words, ends: WordTable, headers: Table, times:
         if length and about[_SPOKE] != side:
             about[_SPOKE] = side
             flags |= TURN
-        ours, others = expected[stream, side], expected[stream, 1 - side]
-        if passes(data, hops, ours, others, sequence, acknowledgement, flags, length, header[CAPTURED],
-                  header[POSITION]):
-            continue
         row = rows[filled]
+        row[UNSEEN], row[UNSEEN_OTHER] = 0, 0
+        if about[_EXPECTED] >= 0:
+            ours, others = expected[about[_EXPECTED], side], expected[about[_EXPECTED], 1 - side]
+            if passes(data, hops, ours, others, sequence, acknowledgement, flags, length, header[CAPTURED],
+                      header[POSITION]):
+                continue
+            row[UNSEEN], row[UNSEEN_OTHER] = ours[PASSED], others[PASSED]
+            ours[PASSED], others[PASSED] = 0, 0
         for column in range(STREAM):
             row[column] = header[column]
         row[FLAGS], row[STREAM], row[PACKET] = flags, stream, i
-        row[UNSEEN], row[UNSEEN_OTHER] = ours[PASSED], others[PASSED]
-        ours[PASSED] = others[PASSED] = 0
         filled += 1
     return len(headers), _without_ignored(rows, filled, streams) if turned_out_foreign else filled, count

@@ -249,6 +249,8 @@ class Stream:
         for side in (0, 1):
             state, mine = self._state[side], self._held[side, :self._state[side, _HELD]]
             self._kept[side] = _kept(mine, data, self._kept[side])
+            if not state[_ACKS]:
+                continue
             useful = acks[side, :state[_ACKS]]
             if state[_STATE] != _WAITING:  # lower octets than those seen may be the start
                 useful = useful[useful[:, COVERS] > state[_NEXT]]
@@ -395,6 +397,8 @@ def _copy_range(held, source, target):  # type: ignore[no-untyped-def]
 
 def _kept(rows: np.ndarray, data: np.ndarray, kept: np.ndarray) -> np.ndarray:
     """The octets of ranges, of the block or kept before, which are moved there."""
+    if not len(rows):
+        return _NO_OCTETS
     octets = np.empty(int(rows[:, GIVEN].sum()), np.uint8)
     _keep(rows, data, kept, octets)
     return octets
