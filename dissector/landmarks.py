@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from dissector import fields
-from dissector.compiled import Flags, Numbers, Octets, Table, WordTable, compiled, kernel
+from dissector.compiled import Flags, Numbers, Octets, Table, Words, WordTable, compiled, kernel
 from dissector.fields import BIG_ENDIAN, HEADER_SIZE, LITTLE_ENDIAN
+from dissector.headers import _be
 from dissector.protocol import (
     ARRAY,
     BODY_LENGTH_MAX,
@@ -121,6 +122,11 @@ _MAGICS = np.array([[int.from_bytes(magic[:8].ljust(8, b"\0")), int.from_bytes(m
 _FIRST = np.zeros(256, np.bool_)
 _FIRST[[magic[0] for magic, _ in _HEADERS]] = True
 """With which octets a magic begins."""
+_ONES, _HIGHS = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
+_TELLING = np.flatnonzero(_FIRST).astype(np.uint64) * _ONES
+"""Eight times each of these octets."""
+_AT_ONCE = 7
+"""Places that eight octets tell of."""
 
 
 def landmarks(run: Run, begin: int) -> tuple[list[Landmark], int]:
@@ -128,7 +134,8 @@ def landmarks(run: Run, begin: int) -> tuple[list[Landmark], int]:
     next run, which must start with the octets of this one from there on."""
     out = np.empty((_CANDIDATES, 3), np.int64)
     starts = np.ascontiguousarray(run.rows[:, OFFSET])
-    found, begin = _scan(run.rows, starts, run.data, run.kept, begin, _KINDS, _SIZES, _MAGICS, _FIRST, out)
+    found, begin = _scan(run.rows, starts, run.data, run.kept, begin, _KINDS, _SIZES, _MAGICS, _FIRST,
+                         _TELLING, out)
     return list(_named(out[:found])), int(begin)
 
 
@@ -145,7 +152,7 @@ def _named(rows: np.ndarray) -> Iterator[Landmark]:
 
 @kernel
 def _scan(rows: Table, starts: Numbers, data: Octets, kept: Octets, begin: int, kinds: Table, sizes: Table,
-          magics: WordTable, first: Flags, out: Table) -> tuple[int, int]:
+          magics: WordTable, first: Flags, telling: Words, out: Table) -> tuple[int, int]:
     """Slide a window of 16 octets over the run, and note where a record may begin."""
     found, have, upto = 0, 0, begin
     older, newer = np.uint64(0), np.uint64(0)
@@ -156,13 +163,24 @@ def _scan(rows: Table, starts: Numbers, data: Octets, kept: Octets, begin: int, 
         if rows[r, HOLE]:
             given = 0
         source, at = (data, place) if place >= 0 else (kept, ~place)
-        for i in range(max(begin - offset, 0), given):
+        i = slow = max(begin - offset, 0)
+        while i < given:
+            if i >= slow and have >= 16 and i >= 16:
+                before = i
+                while i + _AT_ONCE <= given and _is_dull(
+                        _be(source, at + i - 15, 8), _be(source, at + i - 15 + _AT_ONCE, 8), telling):
+                    i += _AT_ONCE
+                slow = i + _AT_ONCE
+                if i > before:
+                    older, newer, upto = _be(source, at + i - 16, 8), _be(source, at + i - 8, 8), offset + i - 15
+                    continue
             older = older << eight | newer >> one
             newer = newer << eight | np.uint64(source[np.uint64(at + i)])
             have += 1
+            i += 1
             if have < 16:
                 continue
-            here = offset + i - 15
+            here = offset + i - 16
             upto = here + 1
             # The middle two octets of a record number are zero, in either byte order.
             if older & np.uint64(0x00FFFF0000000000) and not first[older >> one]:
@@ -188,6 +206,24 @@ def _scan(rows: Table, starts: Numbers, data: Octets, kept: Octets, begin: int, 
             have = 0
             upto = max(upto, offset + rows[r, SIZE])
     return found, upto
+
+
+@compiled
+def _has_zero(word):  # type: ignore[no-untyped-def]
+    return (word - _ONES) & ~word & _HIGHS != 0
+
+
+@compiled
+def _is_dull(word, behind, telling):  # type: ignore[no-untyped-def]
+    """Whether no record may begin at one of the first seven of eight octets; `behind`: the last of them and seven
+    more.  The second and third octet of its number are zero, but not all of its header; a magic begins with
+    one of a few."""
+    if word | behind == 0:
+        return True
+    told = _has_zero(word)
+    for i in range(len(telling)):
+        told |= _has_zero(word ^ telling[i])
+    return not told
 
 
 @compiled
