@@ -145,6 +145,8 @@ class Engine:
         self._held -= connection.stream.held_octets
         records = step()
         self._held += connection.stream.held_octets
+        if self.trace is None:
+            self._expect(connection)
         yield from self._own(records)
         yield from self._take(connection)
 
@@ -234,11 +236,14 @@ class Engine:
         self._held += connection.stream.held_octets
         if self.trace is not None:
             self.trace.take(connection.number, segments, rows)
-            return records  # and let nothing pass unseen
-        for side in (0, 1):
-            if connection.role == OURS:
-                self.streams.expect(connection.number, side, connection.expected(side))
+        else:
+            self._expect(connection)
         return records
+
+    def _expect(self, connection: Connection) -> None:
+        """Let pass unseen from now on what the connection does not need."""
+        for side in (0, 1) if connection.role == OURS else ():
+            self.streams.expect(connection.number, side, connection.expected(side))
 
     def _catch_up(self, connection: Connection) -> None:
         """Tell a connection of the octets that passed unseen."""

@@ -6,17 +6,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import analysis
 from dissector import packets
-from dissector.protocol import FORWARD
+from dissector.blocks import blocks
+from dissector.engine import Engine
+from dissector.protocol import FORWARD, PAGE_DATA
+from dissector.record import Record
 from dissector.segments import UNSEEN, UNSEEN_OTHER, Segments, Streams
+from dissector.streams import GRACE
 from tests.synthesiser import files, stream, wire
 from tests.synthesiser.stream import Guest
-from tests.synthesiser.wire import Wire
+from tests.synthesiser.wire import ACK, Wire
 
 TABLES = ("connections", "records", "syncs", "pairs", "checkpoints", "findings")
 GUEST = Guest(memory=256, batch=64, dirty=48, emulator=150_000)
@@ -96,3 +101,31 @@ def test_snapped_octets_are_never_taken_for_complete(tmp_path: Path, passed: lis
     path.write_bytes(files.pcap(list(files.frames(Wire(stream.colo(2, GUEST)))), snaplen=200))
     assert_nothing_changed(path, passed)
     assert not any(passed)
+
+
+def test_octets_that_come_after_their_hole_was_given_up(tmp_path: Path) -> None:
+    """What was expected in front of the hole is none any more: they are repeated octets."""
+    whole = Wire(stream.colo(3, GUEST))
+    begin, length = next((at, size) for direction, at, name, size in reversed(whole.expected())
+                         if name == PAGE_DATA.full_name and direction == FORWARD)
+    rows = whole.rows
+    late = [i for i in whole.data_rows() if rows["side"][i] == 0 and begin < rows["offset"][i] < begin + length // 2]
+    ack, behind = rows[late[9]].copy(), rows[late[7]:].copy()
+    ack["side"], ack["offset"], ack["ack"] = 1, ack["ack"], ack["offset"] + ack["length"]
+    ack["length"], ack["flags"] = 0, ACK
+    behind["time"] += 2 * GRACE
+    paths = [files.write(tmp_path / f"{i}.pcap", whole.keep(part))
+             for i, part in enumerate((np.append(rows[:late[7]], ack), behind))]
+
+    def told(segments: bool) -> list[tuple[Any, ...]]:
+        engine, found = Engine(segments=segments), []
+        for path in paths:
+            for block in blocks([path]):
+                found += list(engine.take(block))
+            found += list(engine.tick(int(ack["time"]) + GRACE + 1))
+        found += list(engine.finish())
+        return [(r.stream_offset, r.full_name, r.status, r.frame, r.acked_frame)
+                for r in found if isinstance(r, Record)] + [(f.rule, f.text) for f in engine.findings]
+
+    assert told(segments=False) == told(segments=True)
+    assert "hole" in {row[0] for row in told(segments=False)}
