@@ -340,7 +340,7 @@ class Framer:
                 if len(head) >= len(structure.magic):
                     return self._fixed(structure, head)
             if candidates:
-                raise self._more(min(len(s.magic) for s in candidates))
+                raise self._more(len(head) + 1)  # the next one may rule them out
         if state.final:
             raise _Surplus("octets follow the end of the stream")
         if not (state.layer or state.records):

@@ -104,6 +104,16 @@ def test_whole_and_byte_by_byte(case: str, direction: str) -> None:
         assert (b.first_frame, b.last_frame, b.frame) == (b.stream_offset + 1, b.end, b.end)
 
 
+@pytest.mark.parametrize("upto", range(9, 35))
+def test_what_begins_like_a_text_and_goes_on_otherwise(upto: int) -> None:
+    """Also where the stream ends before the text would: the octet that differs tells, in any cut."""
+    octets = p.BANNER.magic[:8] + b"?" * (upto - 8)
+    for feeds in ((), range(upto), (8,)):
+        records, framer = fed(octets, p.BACK, feeds=feeds)
+        assert not records
+        assert [f.rule for f in framer.findings] == ["lost_place"], feeds
+
+
 @settings(max_examples=80, deadline=None)
 @given(side=st.sampled_from(SIDES), data=st.data())
 def test_any_pieces(side: tuple[str, str], data: st.DataObject) -> None:
