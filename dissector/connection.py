@@ -72,6 +72,8 @@ WAITING_MAX = 1 << 16
 WAITING_OCTETS = 64 << 20
 """Records, and octets kept of them, that may wait: for an ACK, to be judged."""
 
+_NEVER = 1 << 62
+"""In place of a stream offset, or of a frame."""
 _CLOSED = Stream()
 """In place of the state of a stream that nobody follows any more: there may be many of them."""
 
@@ -186,6 +188,10 @@ class Connection:
         if found is None and following != SILENT:
             following = NOT_KNOWN
         awaited, ended = (self.stream.sequence(side, unacked[i].end) if unacked else -1 for i in (0, -1))
+        earliest = min(self._directions[side].earliest_end, unacked[0].end if unacked else _NEVER)
+        if following >= 0 and earliest <= (passed := self.stream.passed(side)):
+            # One may have come whole that is not told yet: what follows it decides which it is.
+            awaited, ended = self.stream.sequence(side, earliest), self.stream.sequence(side, passed)
         return (found or Expected())._replace(following=following, awaited=awaited, ended=ended)
 
     def skip(self, side: int, octets: int) -> None:
@@ -208,7 +214,7 @@ class Connection:
         and judged."""
         blocked = [frame for side in (0, 1) for frame in (
             self.stream.waiting_from(side), self._directions[side].held_from) if frame]
-        return min(blocked, default=1 << 62)
+        return min(blocked, default=_NEVER)
 
     def forget_before(self, frame: int) -> None:
         """Holes and stretches that were not understood, all of which lies in front of a frame, are not asked for
@@ -458,7 +464,7 @@ class Connection:
         surplus = _surplus(left)
         self._unacked_lost[side] += surplus
         left = self._unacked[side] = left[surplus:]
-        first = min(self._directions[side].earliest_end, left[0].end if left else 1 << 62)
+        first = min(self._directions[side].earliest_end, left[0].end if left else _NEVER)
         self._keep_acks(acks, side, first)
 
     def _keep_acks(self, acks: np.ndarray, side: int, first: int) -> None:
@@ -472,7 +478,7 @@ class Connection:
         """Judge, in order, what no record that is still to come can precede."""
         if self.role != OURS:
             return
-        until = 1 << 62 if final else self.settled
+        until = _NEVER if final else self.settled
         if surplus := _surplus(self._waiting):
             until = max(until, self._waiting[surplus - 1].frame + 1)
         ready = [r for r in self._waiting if r.frame < until]

@@ -141,6 +141,8 @@ def passes(data, hops, mine, theirs, sequence, acknowledgement, flags, length, c
         is_awaited = theirs[AWAITED] >= 0 and (acknowledgement - theirs[AWAITED]) & 0xFFFFFFFF < _HALF
         unneeded = theirs[FOLLOWING] == SILENT or (
             theirs[FOLLOWING] != NOT_KNOWN and not covers_unseen and not is_awaited)
+    if covers_unseen and theirs[FOLLOWING] >= 0:
+        theirs[FOLLOWING] = NOT_KNOWN  # those octets may never come: then this ACK dates the hole
     if follows:
         _go_on(data, hops, mine, sequence, length, position)
     elif length or not ordinary:

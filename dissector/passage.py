@@ -13,7 +13,8 @@ _NEVER = np.iinfo(np.int64).max
 class Passage:
     """The running maximum over the frames of one direction's ranges, run by run.
 
-    A hole passes with the first ACK that covers it; one that no ACK covers holds nothing up.
+    A hole passes with the first ACK that covers it; one that no ACK covers holds nothing up.  Octets that passed
+    unseen (`dissector.expected`) had frames in front of those of the next range.
     """
 
     def __init__(self) -> None:

@@ -271,6 +271,7 @@ class Streams:
         return self._keys, self._streams, self._sides, self._sniffed, self._numbers
 
     def _forget(self, wanted: np.ndarray) -> None:
+        # Of none of them anything is expected: that is so of those in `kept` only.
         may_go = np.flatnonzero(~np.isin(self._numbers[:self._used], [*self._kept, *wanted]))
         silent = may_go[np.argsort(self._streams[may_go, _SEEN], kind="stable")]
         left = np.delete(np.arange(self._used), silent[:self._used // 2])

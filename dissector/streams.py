@@ -140,12 +140,12 @@ class Stream:
         self.syn[side] = True
 
     def following(self, side: int) -> int:
-        """Sequence number of the next octet, if nothing waits for it; `NOT_KNOWN` else, `SILENT` if the
-        side has not said anything."""
+        """Sequence number of the next octet, if nothing waits for it and no ACK covers it already (it might be the
+        first one of a hole, which that ACK dates); `NOT_KNOWN` else, `SILENT` if the side has not said anything."""
         state = self._state[side]
         if state[_STATE] == _UNKNOWN:
             return SILENT
-        if state[_STATE] == _WAITING or state[_HELD]:
+        if state[_STATE] == _WAITING or state[_HELD] or state[_ACKED] > state[_NEXT]:
             return NOT_KNOWN
         return self.sequence(side, int(state[_NEXT]))
 

@@ -15,7 +15,7 @@ import analysis
 from dissector import packets
 from dissector.blocks import blocks
 from dissector.engine import Engine
-from dissector.protocol import FORWARD, PAGE_DATA
+from dissector.protocol import BACK, CHECKPOINT_DIRTY_PFN_LIST, FORWARD, PAGE_DATA
 from dissector.record import Record
 from dissector.segments import UNSEEN, UNSEEN_OTHER, Segments, Streams
 from dissector.streams import GRACE
@@ -103,6 +103,44 @@ def test_snapped_octets_are_never_taken_for_complete(tmp_path: Path, passed: lis
     assert not any(passed)
 
 
+@pytest.mark.parametrize("ends", [True, False])
+def test_an_ack_before_its_data_dates_the_hole_that_they_leave(ends: bool, tmp_path: Path, passed: list[int]) -> None:
+    whole = Wire(stream.colo(2, GUEST), fin=False)
+    begin, length = next((at, size) for direction, at, name, size in reversed(whole.expected())
+                         if name == PAGE_DATA.full_name and direction == FORWARD)
+    rows = whole.rows
+    last = next(i for i in whole.data_rows() if rows["side"][i] == 0
+                and rows["offset"][i] + rows["length"][i] >= begin + length)
+    ack = rows[last + 1:last + 2]
+    early = [rows[:last - 8], ack, rows[last - 8:last - 2], rows[last + 2:last + 2 if ends else None]]
+    assert_nothing_changed(files.write(tmp_path / "capture.pcap", whole.keep(np.concatenate(early))), passed)
+    assert any(passed)
+
+
+def told(paths: list[Path], *, segments: bool, at: int = 0) -> list[tuple[Any, ...]]:
+    """What an engine says of these files, a block each; behind each it is told that it is `at` (ns)."""
+    engine, found = Engine(segments=segments), []
+    for path in paths:
+        for block in blocks([path]):
+            found += list(engine.take(block))
+        found += list(engine.tick(at)) if at else []
+    found += list(engine.finish())
+    return [(r.stream_offset, r.full_name, r.status, r.frame, r.acked_frame)
+            for r in found if isinstance(r, Record)] + [(f.rule, f.text) for f in engine.findings]
+
+
+def test_the_ack_of_a_list_that_is_not_told_yet(tmp_path: Path) -> None:
+    """What follows it decides which shape it has; a block ends in front of that, and of its ACK."""
+    whole = Wire(stream.colo(2, replace(GUEST, shifted=True)))
+    end = next(at + size for direction, at, name, size in whole.expected()
+               if name == CHECKPOINT_DIRTY_PFN_LIST.full_name and direction == BACK)
+    last = next(i for i in whole.data_rows() if whole.rows["side"][i] == 1
+                and whole.rows["offset"][i] + whole.rows["length"][i] >= end)
+    paths = [files.write(tmp_path / f"{i}.pcap", whole.keep(part))
+             for i, part in enumerate(np.split(whole.rows, [last + 1]))]
+    assert told(paths, segments=False) == told(paths, segments=True)
+
+
 def test_octets_that_come_after_their_hole_was_given_up(tmp_path: Path) -> None:
     """What was expected in front of the hole is none any more: they are repeated octets."""
     whole = Wire(stream.colo(3, GUEST))
@@ -116,16 +154,6 @@ def test_octets_that_come_after_their_hole_was_given_up(tmp_path: Path) -> None:
     behind["time"] += 2 * GRACE
     paths = [files.write(tmp_path / f"{i}.pcap", whole.keep(part))
              for i, part in enumerate((np.append(rows[:late[7]], ack), behind))]
-
-    def told(segments: bool) -> list[tuple[Any, ...]]:
-        engine, found = Engine(segments=segments), []
-        for path in paths:
-            for block in blocks([path]):
-                found += list(engine.take(block))
-            found += list(engine.tick(int(ack["time"]) + GRACE + 1))
-        found += list(engine.finish())
-        return [(r.stream_offset, r.full_name, r.status, r.frame, r.acked_frame)
-                for r in found if isinstance(r, Record)] + [(f.rule, f.text) for f in engine.findings]
-
-    assert told(segments=False) == told(segments=True)
-    assert "hole" in {row[0] for row in told(segments=False)}
+    at = int(ack["time"]) + GRACE + 1
+    assert told(paths, segments=False, at=at) == told(paths, segments=True, at=at)
+    assert "hole" in {row[0] for row in told(paths, segments=False, at=at)}
