@@ -56,7 +56,13 @@ def passed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> l
         found.append(int(segments.rows[:, [UNSEEN, UNSEEN_OTHER]].sum()))
         return segments
 
+    def noting_the_rest(streams: Streams, number: int, take: Callable[..., tuple[int, int]] = Streams.take_passed,
+                        ) -> tuple[int, int]:
+        found.append(sum(octets := take(streams, number)))
+        return octets
+
     monkeypatch.setattr(Streams, "scan", noting)
+    monkeypatch.setattr(Streams, "take_passed", noting_the_rest)
     monkeypatch.setattr(packets, "BLOCK", BLOCKS[request.param])
     return found
 
@@ -76,7 +82,10 @@ def test_octets_that_pass_unseen_change_nothing(kind: str, change: str, tmp_path
     rng = np.random.default_rng(len(kind) + len(change))
     wires = [CHANGES[change](Wire(KINDS[kind](), ports=(40_000 + i, 7002)), rng) for i in range(2)]
     assert_nothing_changed(files.write(tmp_path / "capture.pcap", wires), passed)
-    assert sum(passed) > 50_000 or change != "nothing"
+    # Behind a late start much has to be found out first; holes are in each of large blocks.
+    least = 50_000 if change == "nothing" else 0
+    assert sum(passed) > least or (change == "late" and kind != "remus") or (
+        change == "lost for ever" and max(BLOCKS.values()) == packets.BLOCK)
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -94,6 +103,7 @@ def test_damaged_records_are_not_followed_blindly(seed: int, tmp_path: Path, pas
 def test_a_capture_cut_off_in_the_middle_of_a_record(tmp_path: Path, passed: list[int]) -> None:
     whole = Wire(stream.colo(2, GUEST), fin=False)
     assert_nothing_changed(files.write(tmp_path / "capture.pcap", whole.keep(whole.rows[:-40])), passed)
+    assert sum(passed) > 0
 
 
 def test_snapped_octets_are_never_taken_for_complete(tmp_path: Path, passed: list[int]) -> None:
@@ -101,6 +111,7 @@ def test_snapped_octets_are_never_taken_for_complete(tmp_path: Path, passed: lis
     path.write_bytes(files.pcap(list(files.frames(Wire(stream.colo(2, GUEST)))), snaplen=200))
     assert_nothing_changed(path, passed)
     assert not any(passed)
+    assert (analysis.read(path).export("records")["status"] == "snapped").any()
 
 
 @pytest.mark.parametrize("ends", [True, False])
