@@ -188,7 +188,7 @@ class Connection:
         if found is None and following != SILENT:
             following = NOT_KNOWN
         awaited, ended = (self.stream.sequence(side, unacked[i].end) if unacked else -1 for i in (0, -1))
-        earliest = min(self._directions[side].earliest_end, unacked[0].end if unacked else _NEVER)
+        earliest = self._earliest_unacked(side)
         if following >= 0 and earliest <= (passed := self.stream.passed(side)):
             # One may have come whole that is not told yet: what follows it decides which it is.
             awaited, ended = self.stream.sequence(side, earliest), self.stream.sequence(side, passed)
@@ -463,9 +463,13 @@ class Connection:
             left = [record for record, at in zip(left, places, strict=True) if at == len(acks)]
         surplus = _surplus(left)
         self._unacked_lost[side] += surplus
-        left = self._unacked[side] = left[surplus:]
-        first = min(self._directions[side].earliest_end, left[0].end if left else _NEVER)
-        self._keep_acks(acks, side, first)
+        self._unacked[side] = left[surplus:]
+        self._keep_acks(acks, side, self._earliest_unacked(side))
+
+    def _earliest_unacked(self, side: int) -> int:
+        """No record that was not acknowledged, or is still to come, ends before this stream offset."""
+        unacked = self._unacked[side]
+        return min(self._directions[side].earliest_end, unacked[0].end if unacked else _NEVER)
 
     def _keep_acks(self, acks: np.ndarray, side: int, first: int) -> None:
         """Those that records which end at stream offset `first` or behind may need."""

@@ -15,7 +15,8 @@ import numpy as np
 from dissector.compiled import compiled
 from dissector.fields import BIG_ENDIAN, HEADER_SIZE, fixed_size
 from dissector.headers import ACK, FIN, RST, SYN
-from dissector.protocol import ALIGNMENT, BODY_LENGTH_MAX, FORWARD, STATES, State
+from dissector.packets import _u32
+from dissector.protocol import ALIGNMENT, BODY_LENGTH_MAX, FORWARD, RECORD_HEADER, RECORDS, STATES, State
 from dissector.record import KEPT_MAX
 
 NOT_KNOWN, SILENT = -1, -2
@@ -27,10 +28,10 @@ NOWHERE = -1
 (FOLLOWING, DUE, WANTED, WHERE, BIG, AWAITED, ENDED, PASSED) = range(8)
 NOTHING = np.array([NOT_KNOWN, 0, 0, NOWHERE, 0, -1, -1, 0])
 
-_NUMBERS = 64
-"""Record numbers that are followed: all that are in use are lower."""
+_NUMBERS = 1 + max(number for records in RECORDS.values() for number in records)
+"""Record numbers that are followed: those that are in use."""
 _SIZE, _THIS, _OTHER = range(3)
-_TYPE_SIZE = HEADER_SIZE // 2
+_TYPE_SIZE = RECORD_HEADER[0].width
 _HALF = 1 << 31
 
 
@@ -53,20 +54,19 @@ class Expected(NamedTuple):
 
 
 _FOLLOWED = [state for state in STATES.values() if state.direction == FORWARD and state.layer and not state.fixed]
+_ROWS = {state.name: row for row, state in enumerate(_FOLLOWED)}
 
 
 def where(state: State, orders: set[str]) -> tuple[int, bool]:
     """(row of `HOPS`, big-endian) in a state, where record headers have these byte orders."""
-    if state not in _FOLLOWED or len(orders) != 1:
-        return NOWHERE, False
-    return _FOLLOWED.index(state), orders == {BIG_ENDIAN}
+    return (_ROWS.get(state.name, NOWHERE) if len(orders) == 1 else NOWHERE), orders == {BIG_ENDIAN}
 
 
 def _hop(state: State, number: int) -> tuple[int, int, int]:
     """(body length, row behind a record of that length, row behind one of any other) for a record number."""
     size, rows = -1, [NOWHERE, NOWHERE]
     for structure in state.numbered(number):
-        behind, _ = where(STATES[state.after(structure) or state.name], {""})
+        behind = _ROWS.get(state.after(structure) or state.name, NOWHERE)
         if structure.layer == state.layer:
             return size, rows[0] if size >= 0 else behind, behind
         if size >= 0 or fixed_size(structure) is None:
@@ -77,14 +77,6 @@ def _hop(state: State, number: int) -> tuple[int, int, int]:
 
 HOPS = np.array([[_hop(state, number) for number in range(_NUMBERS)] for state in _FOLLOWED], np.int64)
 """By state and record number: what stands behind a record (`_hop`)."""
-
-
-@compiled
-def _u32(data, at, big):  # type: ignore[no-untyped-def]
-    value = np.int64(0)
-    for i in range(_TYPE_SIZE):
-        value |= np.int64(data[at + i]) << 8 * (_TYPE_SIZE - 1 - i if big else i)
-    return value
 
 
 @compiled
