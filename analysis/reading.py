@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from analysis.rows import Rows
-from dissector.ahead import Ahead
 from dissector.engine import Engine
 from dissector.errors import CannotDo
 from dissector.findings import NOTE
@@ -23,6 +22,7 @@ from dissector.syncpoints import Sync
 if TYPE_CHECKING:
     from analysis.capture import Capture
     from analysis.pages import Pages
+    from dissector.blocks import Block
 
 COLOSCOPE, WIRESHARK = "coloscope", "wireshark"
 """What may read a capture."""
@@ -95,10 +95,10 @@ def read(*names: str | os.PathLike[str] | Source, engine: str = COLOSCOPE, tshar
 def observe(*names: str | os.PathLike[str] | Source, engine: str = COLOSCOPE, tshark: Sequence[str] = (),
             segments: bool = False, pages: bool = False, contents: bool = False, records: bool = True,
             proxy: str | os.PathLike[str] | None = None, on_progress: Callable[[int], None] | None = None,
-            ahead: Ahead | None = None) -> Reading:
+            blocks: Iterable[Block] | None = None) -> Reading:
     """The same without tables, and without the quarter of a second that importing pandas takes.  `pages`: keep
-    their PFNs; `records`: a row of each, without which there are sync-points only.  `ahead`: what reads these files
-    already."""
+    their PFNs; `records`: a row of each, without which there are sync-points only.  `blocks`: those of these files
+    (`dissector.ahead.blocks`)."""
     if engine not in (COLOSCOPE, WIRESHARK):
         raise ValueError(f"engine is {COLOSCOPE!r} or {WIRESHARK!r}, not {engine!r}")
     if engine == WIRESHARK and (segments or pages or contents):
@@ -119,7 +119,7 @@ def observe(*names: str | os.PathLike[str] | Source, engine: str = COLOSCOPE, ts
         from analysis.pages import Pages
 
         kept = Pages()
-    for event in source.read(ahead) if ahead else source.run(names, on_progress=on_progress):
+    for event in source.read(blocks) if blocks else source.run(names, on_progress=on_progress):
         if isinstance(event, Record):
             if kept is not None:
                 kept.append(event)

@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from dissector.ahead import Ahead, is_worthwhile
 from dissector.arriving import Arriving
 from dissector.packets import Container, Packets, Reader, Slot
 from dissector.source import Source
@@ -40,26 +39,13 @@ Block = File | Packets | Container
 """Of each file: first what it is, then its packets, then the container as it ended."""
 
 
-def blocks(names: Iterable[str | os.PathLike[str] | Source],
-           on_progress: Callable[[int], None] | None = None) -> Iterable[Block]:
-    """The blocks of these files; an open source may stand for one.  Large files are read by a second
-    process.  Packets are valid until the next block is taken.
-
-    Raises `dissector.SourceError`, when it is iterated over, for a file that cannot be read at all.
-    """
-    names = list(names)
-    plain = [os.fspath(name) for name in names if not isinstance(name, Source)]
-    if len(plain) == len(names) and is_worthwhile(plain):
-        return Ahead(plain, on_progress)
-    return read_blocks(names, on_progress)
-
-
 def read_blocks(names: Iterable[str | os.PathLike[str] | Source], on_progress: Callable[[int], None] | None = None,
                 slots: Iterator[Slot] | None = None) -> Generator[Block, None, None]:
-    """The same, read by this process, into these `slots`."""
+    """The blocks of these files, read by this process, into these `slots`; an open source may stand for a file.
+    Packets are valid until the next block is taken."""
     first = 1
     for name in names:
-        with name if isinstance(name, Source) else Source(name, on_progress=on_progress) as source:
+        with name if isinstance(name, Source) else Source(name, on_progress=on_progress, ahead=True) as source:
             yield File(source.name, first, source.seekable)
             reader = Reader(source, first, slots=slots)
             for packets in reader:

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from dissector import headers as hd
-from dissector.blocks import Block, File, blocks
+from dissector.ahead import blocks
+from dissector.blocks import Block, File
 from dissector.connection import CONTROL, OTHER, OURS, Connection
 from dissector.findings import Finding, Findings
 from dissector.headers import LINKS, NO_PACKET

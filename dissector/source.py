@@ -12,10 +12,13 @@ from typing import Any
 
 from zlib_ng import zlib_ng
 
+from dissector.decompressed import Damaged, Decompressed
 from dissector.errors import CannotDo
+from dissector.helper import is_worthwhile
 
-GZIP_MAGIC = b"\x1f\x8b"
-ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+GZIP, ZSTD = "gzip", "zstd"
+_MAGICS = {b"\x1f\x8b": GZIP, b"\x28\xb5\x2f\xfd": ZSTD}
+_MAGIC_SIZE = max(map(len, _MAGICS))
 
 _ZLIB_ERROR: type[Exception] = zlib_ng.error  # type: ignore[assignment]  # its stubs call it an instance
 
@@ -25,8 +28,11 @@ WINDOW_LOG = 27
 enough to ask for 2 GiB."""
 _CHUNK = 1 << 17
 """Compressed octets read at a time."""
-_PIECE = 1 << 17
-"""Octets decompressed at a time, a zstd block: what a fault can take with it."""
+_PIECES = {GZIP: 1 << 17, ZSTD: 1 << 15}
+"""Octets decompressed at a time: what a fault can take with it.  Python's zstd joins more than 32 KiB out of parts,
+of gzip's state there is a copy each time."""
+_MEMORY = 4 << 20
+"""More than decompressing takes of memory at a time."""
 
 
 class SourceError(CannotDo):
@@ -83,7 +89,7 @@ class _GzipMember:
         return self._zlib.unused_data.lstrip(b"\0")  # gzip allows zeros behind a member
 
 
-class _Decompressed(io.RawIOBase):
+class _Members(io.RawIOBase):
     """Decompresses members one behind the other.
 
     Unlike the file objects of the libraries it hands out what stands in front of a fault before it
@@ -91,9 +97,12 @@ class _Decompressed(io.RawIOBase):
     smaller pieces than another), or, of a pipe, gives all that the octets read so far hold.
     """
 
-    def __init__(self, raw: io.RawIOBase, member: Callable[[], Any], is_pipe: bool) -> None:
-        self._raw, self._new, self._member, self._is_pipe = raw, member, member(), is_pipe
+    def __init__(self, raw: io.RawIOBase, member: Callable[[], Any], piece: int, is_pipe: bool) -> None:
+        self._raw, self._new, self._member, self._piece, self._is_pipe = raw, member, member(), piece, is_pipe
         self._error: Exception | None = None
+        # Until glibc has seen such a size come and go, it gives the system back what each piece has taken: then
+        # page faults are a third of the time.
+        bytes(_MEMORY)
 
     def readable(self) -> bool:
         return True
@@ -121,7 +130,7 @@ class _Decompressed(io.RawIOBase):
             if self._member.eof:
                 self._member = self._new()
             try:
-                out = self._member.decompress(octets, min(len(buffer) - filled, _PIECE))
+                out = self._member.decompress(octets, min(len(buffer) - filled, self._piece))
             except Exception as error:
                 self._error = error
                 if not filled:
@@ -138,6 +147,15 @@ def _zstd() -> Any:
     else:
         from backports import zstd
     return zstd
+
+
+def is_compressed(name: str) -> bool:
+    """Whether this is a compressed file; not if it cannot be read."""
+    try:
+        with open(name, "rb", buffering=0) as file:
+            return file.read(_MAGIC_SIZE).startswith(tuple(_MAGICS))
+    except OSError:
+        return False
 
 
 def open_raw(name: str) -> io.RawIOBase:
@@ -159,14 +177,14 @@ class Source:
 
     `name` is what the user called it; `seekable` tells whether the same octets can be read again;
     `fault` holds one line if the octets end early because the compressed data is damaged.  `raw`: where
-    they come from, if not from a file of that name (`dissector.arriving`).
+    they come from, if not from a file of that name (`dissector.arriving`).  `ahead`: let a second process
+    decompress a large file.
     """
 
     def __init__(self, name: str | os.PathLike[str], *, raw: io.RawIOBase | None = None,
-                 on_progress: Callable[[int], None] | None = None) -> None:
+                 on_progress: Callable[[int], None] | None = None, ahead: bool = False) -> None:
         self.name = os.fspath(name)
         self.fault: str | None = None
-        self.compression = ""
         self._errors: tuple[type[Exception], ...] = (EOFError, OSError, _ZLIB_ERROR)
         self._on_progress = on_progress
         self._reported = 0
@@ -175,7 +193,7 @@ class Source:
         self.seekable = self._raw.seekable() and self.name != STDIN
         self.size = os.fstat(self._raw.fileno()).st_size if self.seekable else 0
         head = b""
-        while len(head) < len(ZSTD_MAGIC) and (more := self._raw.read(len(ZSTD_MAGIC) - len(head))) != b"":
+        while len(head) < _MAGIC_SIZE and (more := self._raw.read(_MAGIC_SIZE - len(head))) != b"":
             head += more or b""
         if self.seekable:
             self._raw.seek(0)
@@ -183,15 +201,17 @@ class Source:
         else:
             octets = _Peeked(self._raw, head)
         self._octets = octets
-        if head.startswith(GZIP_MAGIC):
-            self.compression = "gzip"
-            self._octets = _Decompressed(octets, _GzipMember, not self.seekable)
-        elif head.startswith(ZSTD_MAGIC):
+        self.compression = next((name for magic, name in _MAGICS.items() if head.startswith(magic)), "")
+        self._place: io.RawIOBase = self._raw
+        if self.compression and self.seekable and ahead and is_worthwhile([self.name]):
+            self._octets = self._place = Decompressed(self.name)
+        elif self.compression == GZIP:
+            self._octets = _Members(octets, _GzipMember, _PIECES[GZIP], not self.seekable)
+        elif self.compression == ZSTD:
             zstd = _zstd()
-            self.compression = "zstd"
             self._errors = (*self._errors, zstd.ZstdError)
             narrow = {zstd.DecompressionParameter.window_log_max: WINDOW_LOG}
-            self._octets = _Decompressed(octets, lambda: zstd.ZstdDecompressor(options=narrow),
+            self._octets = _Members(octets, lambda: zstd.ZstdDecompressor(options=narrow), _PIECES[ZSTD],
                                          not self.seekable)
 
     def peek(self, count: int) -> bytes:
@@ -213,6 +233,9 @@ class Source:
     def _fill(self, buffer: memoryview) -> int | None:
         try:
             n = self._octets.readinto(buffer)
+        except Damaged as damage:
+            self.fault = str(damage)
+            return 0
         except self._errors as error:
             self.fault = f"the {self.compression or 'input'} data is damaged ({error})"
             if "too much memory" in str(error):
@@ -220,7 +243,7 @@ class Source:
                               "decompress it with `zstd -d --long=31`, or pipe that in")
             return 0
         if self._on_progress and self.seekable:
-            here = self._raw.tell()
+            here = self._place.tell()
             self._on_progress(here - self._reported)
             self._reported = here
         return n

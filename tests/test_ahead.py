@@ -6,16 +6,19 @@ from __future__ import annotations
 import os
 import signal
 import struct
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import analysis
-from dissector import ahead
-from dissector.ahead import Ahead, AheadError
-from dissector.blocks import File, blocks
+from dissector import ahead, helper
+from dissector.ahead import Ahead
+from dissector.blocks import File
+from dissector.helper import HelperError
 from dissector.packets import BLOCK, Packets
-from dissector.source import SourceError
+from dissector.source import Source, SourceError
 from tests.helpers import PCAPS
 from tests.synthesiser import files, stream
 from tests.synthesiser.wire import Wire
@@ -30,21 +33,35 @@ needs_memfd = pytest.mark.skipif(not hasattr(os, "memfd_create") or len(os.sched
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small files are read by the process, too."""
-    monkeypatch.setattr(ahead, "WORTHWHILE", 1)
+    monkeypatch.setattr(helper, "WORTHWHILE", 1)
 
 
 @needs_memfd
+@pytest.mark.parametrize("started", [False, True], ids=["forked", "started"])
 @pytest.mark.parametrize("ending", [".pcap", ".pcapng", ".pcap.gz", ".pcap.zst"])
-def test_the_same_tables(ending: str, small: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_same_tables(ending: str, started: bool, small: None, monkeypatch: pytest.MonkeyPatch,
+                         tmp_path: Path) -> None:
     path = files.write(tmp_path / f"capt\u00fcre{ending}", Wire(stream.colo(3)))
     ring = [path, files.write(tmp_path / "second.pcap", Wire(stream.remus(2), ports=(5, 6)))]
-    assert isinstance(blocks(ring), Ahead)
+    monkeypatch.setattr(helper, "_is_alone", lambda: not started)
+    kinds: list[str] = []
+    monkeypatch.setattr(helper, "_Forked", _noting(helper._Forked, kinds))
+    monkeypatch.setattr(helper, "_started", _noting(helper._started, kinds))
     through = analysis.read(*ring)
-    monkeypatch.setattr(ahead, "WORTHWHILE", 1 << 40)
-    assert not isinstance(blocks(ring), Ahead)
+    assert kinds == ["_started" if started else "_Forked"]
+    monkeypatch.setattr(helper, "WORTHWHILE", 1 << 40)
     here = analysis.read(*ring)
     for table in TABLES:
         assert through.export(table).equals(here.export(table)), table
+    assert len(kinds) == 1
+
+
+def _noting(function: Callable[..., Any], names: list[str]) -> Callable[..., Any]:
+    def noted(*arguments: Any) -> Any:
+        names.append(function.__name__)
+        return function(*arguments)
+
+    return noted
 
 
 @needs_memfd
@@ -63,7 +80,8 @@ def test_many_octets_without_a_packet(small: None, tmp_path: Path) -> None:
 def test_a_real_capture_with_progress(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
     progress: list[int] = []
     through = analysis.read(REAL, on_progress=progress.append)
-    monkeypatch.setattr(ahead, "WORTHWHILE", 1 << 40)
+    assert progress
+    monkeypatch.setattr(helper, "WORTHWHILE", 1 << 40)
     here = analysis.read(REAL)
     for table in TABLES:
         assert through.export(table).equals(here.export(table)), table
@@ -83,13 +101,45 @@ def test_what_cannot_be_read_is_said_as_ever(small: None, tmp_path: Path) -> Non
 
 
 @needs_memfd
+@pytest.mark.parametrize("ending", [".pcap.gz", ".pcap.zst"])
+def test_a_damaged_file_is_read_as_far_as_ever(ending: str, small: None, monkeypatch: pytest.MonkeyPatch,
+                                               tmp_path: Path) -> None:
+    octets = bytearray(files.write(tmp_path / f"x{ending}", Wire(stream.colo(30))).read_bytes())
+    octets[len(octets) // 2:] = bytes(reversed(octets[len(octets) // 2:]))
+    damaged = tmp_path / f"damaged{ending}"
+    damaged.write_bytes(octets)
+    through = analysis.read(damaged)
+    monkeypatch.setattr(helper, "WORTHWHILE", 1 << 40)
+    here = analysis.read(damaged)
+    assert "damaged_file" in set(through.findings["rule"])
+    for table in TABLES:
+        assert through.export(table).equals(here.export(table)), table
+
+
+@needs_memfd
+def test_octets_that_another_process_decompresses(small: None) -> None:
+    with Source(REAL) as here, Source(REAL, ahead=True) as there:
+        expected, buffer = here.peek(3 << 21), memoryview(bytearray(3 << 21))
+        assert there.peek(100) == expected[:100]
+        filled = 0
+        while filled < len(buffer) and (count := there.readinto(buffer[filled:filled + 100_001])):
+            filled += count
+        assert bytes(buffer[:filled]) == expected
+        assert there.fault is None
+        pid = there._octets._helper.pid  # type: ignore[attr-defined]
+    with pytest.raises(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+
+
+@needs_memfd
 def test_the_process_ends_with_who_takes_its_blocks(small: None) -> None:
     reader = Ahead([str(REAL)])
     taken = iter(reader)
     assert isinstance(next(taken), File)
     assert isinstance(next(taken), Packets)
     taken.close()  # type: ignore[attr-defined]
-    assert reader._process.returncode is not None
+    with pytest.raises(ChildProcessError):
+        os.waitpid(reader._helper.pid, os.WNOHANG)
 
 
 @needs_memfd
@@ -97,7 +147,7 @@ def test_a_process_that_dies_is_one_line(small: None) -> None:
     reader = Ahead([str(REAL)])
     taken = iter(reader)
     next(taken)
-    os.kill(reader._process.pid, signal.SIGKILL)
-    with pytest.raises(AheadError, match="has ended"):
+    os.kill(reader._helper.pid, signal.SIGKILL)
+    with pytest.raises(HelperError, match="has ended"):
         for _ in taken:
             pass

@@ -13,7 +13,7 @@ import pytest
 
 import analysis
 from dissector import packets
-from dissector.blocks import blocks
+from dissector.ahead import blocks
 from dissector.engine import Engine
 from dissector.protocol import BACK, CHECKPOINT_DIRTY_PFN_LIST, FORWARD, PAGE_DATA
 from dissector.record import Record

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 def observe(files: tuple[str, ...], lenient: bool = False, **options: Any) -> Reading:
     """What is in the capture, with a warning for what is wrong with it; ends the command if nothing in it
     is ours (unless `lenient`).  `options` are those of `analysis.reading.observe`."""
-    from dissector.ahead import Ahead, is_worthwhile
+    from dissector.ahead import blocks
 
     with progress(files) as on_progress:
-        # Before anything else is imported: its own imports take as long as ours.
-        ahead = Ahead(files, on_progress) if is_worthwhile(files) else None
+        # Before the rest is imported: a second process may read meanwhile.
+        found = blocks(files, on_progress)
         from analysis.reading import observe as read_files
 
-        reading = read_files(*files, on_progress=on_progress, ahead=ahead, **options)
+        reading = read_files(*files, blocks=found, **options)
     for part in dict.fromkeys((reading, reading.conversation)):
         _warn(part, part.engine.findings)
     if not lenient and not reading.engine.ours():

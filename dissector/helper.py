@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A second process, which fills slots of memory that both share while this one empties others.
+
+A process, because threads keep each other waiting for the interpreter's lock.  Messages tell what is in which
+slot, and give slots back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import pickle
+import select
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from dissector.errors import CannotDo
+
+WORTHWHILE = 32 << 20
+"""Octets of files from which on a process is started."""
+
+_PROGRAM = "import sys; sys.path.insert(0, sys.argv.pop(1)); from dissector.helper import begin; begin()"
+_PR_SET_PDEATHSIG = 1
+
+
+class HelperError(CannotDo):
+    """The process has died; the message says what to do."""
+
+
+def is_worthwhile(names: Sequence[str | os.PathLike[str]]) -> bool:
+    """Whether these files are large enough, and the machine has what it takes."""
+    if not sys.executable or not hasattr(os, "memfd_create") or len(os.sched_getaffinity(0)) < 2:
+        return False
+    try:
+        return sum(os.stat(name).st_size for name in names) >= WORTHWHILE
+    except OSError:
+        return False
+
+
+class Helper:
+    """A process that has started to do some work: a function of a module, which is given a `Room` and `names`.
+
+    What it sends comes from `next`, until that is None; `slots` is the memory.  `close` ends it early.
+    """
+
+    def __init__(self, work: Callable[[Room, Sequence[str]], None], names: Sequence[str], count: int,
+                 size: int) -> None:
+        memory = os.memfd_create("coloscope")
+        os.ftruncate(memory, count * size)
+        self.slots = _mapped(memory, count)
+        messages, its_messages = os.pipe()
+        its_returned, self._returned = os.pipe()
+        self._messages = os.fdopen(messages, "rb")
+        its = memory, its_messages, its_returned
+        try:
+            self._process: Any = (_Forked if _is_alone() else _started)(work, its, (messages, self._returned), count,
+                                                                        names)
+        finally:
+            for number in its:
+                os.close(number)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def next(self) -> Any:
+        """What it sends next.  Raises HelperError, and what the process has met of CannotDo."""
+        try:
+            message = pickle.load(self._messages)
+        except EOFError:
+            raise HelperError(f"the process that reads the capture has ended (status {self._process.wait()}); is "
+                              "there enough memory?") from None
+        if isinstance(message, CannotDo):
+            raise message
+        return message
+
+    def give_back(self, slot: int) -> None:
+        """Let it fill this slot again."""
+        with contextlib.suppress(BrokenPipeError):  # it has ended, and wants none of the last ones
+            os.write(self._returned, bytes([slot]))
+
+    def close(self) -> None:
+        """End the process, if it has not ended."""
+        if not self._messages.closed:
+            self._process.kill()
+            self._process.wait()
+            self._messages.close()
+            os.close(self._returned)
+
+
+class Room:
+    """What the process has of the memory and of the way to and fro.  Iterate over it for slots that are free:
+    their numbers, those first that are still in the processor's cache."""
+
+    def __init__(self, memory: int, messages: int, returned: int, count: int) -> None:
+        self.slots = _mapped(memory, count)
+        self._free = list(range(count))
+        self._messages, self._returned = os.fdopen(messages, "wb", buffering=0), returned
+
+    def send(self, message: Any) -> None:
+        self._messages.write(pickle.dumps(message))
+
+    def __iter__(self) -> Iterator[int]:
+        while True:
+            while not self._free or select.select([self._returned], [], [], 0)[0]:
+                self._free.append(self._wait())
+            yield self._free.pop()
+
+    def wait_for(self, slot: int) -> None:
+        """Until this slot has been given back; it stays in use."""
+        while (other := self._wait()) != slot:
+            self._free.append(other)
+
+    def _wait(self) -> int:
+        octet = os.read(self._returned, 1)
+        if not octet:
+            raise BrokenPipeError
+        return octet[0]
+
+
+class _Forked:
+    """A process that knows all that this one has imported: it starts in no time."""
+
+    def __init__(self, work: Callable[[Room, Sequence[str]], None], its: tuple[int, int, int], ours: Sequence[int],
+                 count: int, names: Sequence[str]) -> None:
+        self.pid = os.fork()
+        if self.pid:
+            return
+        try:
+            for number in ours:
+                os.close(number)
+            _run(work, Room(*its, count), names)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        finally:
+            os._exit(1)
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self) -> int:
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+def _is_alone() -> bool:
+    """Whether this process has one thread only.  A fork stops others, whatever they are doing."""
+    try:
+        return len(os.listdir("/proc/self/task")) == 1
+    except OSError:
+        return False
+
+
+def _started(work: Callable[[Room, Sequence[str]], None], its: tuple[int, int, int], _: Sequence[int], count: int,
+             names: Sequence[str]) -> Any:
+    """A process that imports everything itself, which takes a tenth of a second."""
+    import subprocess
+
+    return subprocess.Popen([sys.executable, "-P", "-c", _PROGRAM, str(Path(__file__).parent.parent), work.__module__,
+                             work.__name__, *map(str, (*its, count)), *names], pass_fds=its)
+
+
+def begin() -> None:
+    """What a process that was started does first."""
+    from importlib import import_module
+
+    module, work, *numbers = sys.argv[1:7]
+    memory, messages, returned, count = (int(number) for number in numbers)
+    _run(getattr(import_module(module), work), Room(memory, messages, returned, count), sys.argv[7:])
+
+
+def _run(work: Callable[[Room, Sequence[str]], None], room: Room, names: Sequence[str]) -> None:
+    import ctypes
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who has started it ends it
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    try:
+        try:
+            work(room, names)
+            room.send(None)
+        except CannotDo as error:
+            room.send(error)
+    except BrokenPipeError:
+        pass  # nobody wants more
+    os._exit(0)
+
+
+def _mapped(memory: int, count: int) -> list[memoryview]:
+    view = memoryview(mmap.mmap(memory, 0))
+    size = len(view) // count
+    return [view[i * size:(i + 1) * size] for i in range(count)]
