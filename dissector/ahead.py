@@ -85,15 +85,18 @@ def _read(room: Room, names: Sequence[str]) -> None:
     from dissector.blocks import read_blocks
     from dissector.packets import Packets, Slot
 
-    slots, octets, current = [Slot(memory) for memory in room.slots], 0, 0
+    slots, octets, current, filled = [Slot(memory) for memory in room.slots], 0, 0, True
 
     def on_progress(count: int) -> None:
         nonlocal octets
         octets += count
 
     def free() -> Iterator[Slot]:
-        nonlocal current
-        for current in room:
+        nonlocal current, filled
+        numbers = iter(room)
+        while True:
+            if filled:  # a file may end without having used its last one
+                current, filled = next(numbers), False
             yield slots[current]
 
     for block in read_blocks(names, on_progress, free()):
@@ -101,6 +104,6 @@ def _read(room: Room, names: Sequence[str]) -> None:
             room.send(block)
             continue
         room.send(_Filled(current, block, octets))
-        octets = 0
+        octets, filled = 0, True
         if block.more:  # in the same octets: not before the first have been looked at
             room.wait_for(current)

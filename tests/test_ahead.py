@@ -77,6 +77,14 @@ def test_many_octets_without_a_packet(small: None, tmp_path: Path) -> None:
 
 
 @needs_memfd
+def test_more_files_than_slots(small: None, tmp_path: Path) -> None:
+    """None of them keeps a slot."""
+    wire = Wire(stream.colo(1))
+    ring = [str(files.write(tmp_path / f"{number}.pcap", wire)) for number in range(ahead.SLOTS + 2)]
+    assert sum(len(block) for block in Ahead(ring) if isinstance(block, Packets)) == len(ring) * len(wire.rows)
+
+
+@needs_memfd
 def test_a_real_capture_with_progress(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
     progress: list[int] = []
     through = analysis.read(REAL, on_progress=progress.append)
