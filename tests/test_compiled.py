@@ -13,6 +13,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from dissector import compiled
 from tests.helpers import PCAPS
 
 CAPTURE = PCAPS / "colo-hvm-fast.proxy9001-lo.pcap.zst"
@@ -52,14 +53,15 @@ def _folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def loaded(folder: Path, source: str = KERNEL) -> ModuleType:
-    """A module, as a new process would see it."""
+    """A module, as a new process would see it; its kernels are none of those that this process makes ready."""
     path = folder / "sample.py"
     path.write_text(source)
     spec = importlib.util.spec_from_file_location("sample", path)
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module, kernels = importlib.util.module_from_spec(spec), list(compiled._KERNELS)
     spec.loader.exec_module(module)
+    compiled._KERNELS[:] = kernels
     return module
 
 
