@@ -59,9 +59,11 @@ _IGNORED, _HEARD, _SPOKE, _FOREIGN, _LAST, _SEEN, _LABEL, _EXPECTED = range(8)
 # what is known of one side of it: the sequence number before its first octet (-1: unknown), flags it
 # has sent in front of any octet (SYN, FIN), its octets
 _BASE, _OPENING, _OCTETS = range(3)
-_NEW_STREAM = np.array([0, 0, -1, 0, 0, 0, 0, -1])
-_NEW_SIDE = np.array([-1, 0, 0])
+_NEW_STREAM = (0, 0, -1, 0, 0, 0, 0, -1)
+_NEW_SIDE = (-1, 0, 0)
 _NO_STREAM = -1
+_ROOM = 1 << 18
+"""Streams for which there is room at first: memory that is not used is not touched, copying it takes long."""
 
 _SNIFFED = 16
 """Octets from the start of a side that tell, where they come at once, that it opens no stream of ours,
@@ -107,8 +109,8 @@ class Streams:
         """Streams, with those that were forgotten."""
         self.counters = np.zeros(COUNTERS, np.int64)
         self.first_packet = np.zeros(COUNTERS, np.int64)
-        self._slots = np.full(1 << 12, _NO_STREAM, np.int32)
-        room = len(self._slots) // 2
+        room = min(_ROOM, most or _ROOM)
+        self._slots = _empty_slots(room)
         self._keys = np.empty((room, 5), np.uint64)
         self._streams = np.empty((room, len(_NEW_STREAM)), np.int64)
         self._sides = np.empty((room, 2, len(_NEW_SIDE)), np.int64)
@@ -120,7 +122,6 @@ class Streams:
         """Of the streams in the tables; ascending."""
         self._used = 0
         self._sparing, self._most, self._kept = sparing, most, kept
-        self._clear()
         self._last_time = np.zeros(1, np.int64)
         # Who writes a capture must not be able to choose where its streams land in the table.
         self._secret = secret_numbers()
@@ -227,7 +228,7 @@ class Streams:
                 packets.data, opening.WORDS, packets.headers.ends, packets.headers.rows, packets.time,
                 packets.streams, done, part, before, self._slots, self._keys, self._secret, self._streams,
                 self._sides, self._expected, HOPS, self._sniffed, self.counters, self.first_packet, packets.first,
-                self._last_time)
+                self._last_time, self._sparing)
             new = self._used - before
             self._numbers[before:self._used] = np.arange(self.count, self.count + new)
             if self.count > before:  # some were forgotten
@@ -261,9 +262,8 @@ class Streams:
             self._forget(wanted)
         if 2 * self._used > len(self._keys):
             self._keys, self._streams, self._sides, self._sniffed, self._numbers = (
-                np.concatenate((table, np.empty_like(table))) for table in self._tables)
-        self._slots = np.full(2 * len(self._keys), _NO_STREAM, np.int32)
-        self._clear()
+                _larger(table, self._used) for table in self._tables)
+        self._slots = _empty_slots(len(self._keys))
         _fill_slots(self._slots, self._keys, self._secret, self._used)
 
     @property
@@ -279,11 +279,18 @@ class Streams:
         for table in self._tables:
             table[:self._used] = table[left]
 
-    def _clear(self) -> None:
-        """Make the rows that no stream has ready for one."""
-        self._streams[self._used:], self._sides[self._used:] = _NEW_STREAM, _NEW_SIDE
-        self._streams[self._used:, _HEARD] = not self._sparing
-        self._sniffed[self._used:] = 0
+
+def _empty_slots(room: int) -> np.ndarray:
+    """A hash table for so many streams, at most half full.  It has their rows, counted from 1: zeros are memory that
+    nobody needs to touch."""
+    return np.zeros(1 << (2 * room - 1).bit_length(), np.int32)
+
+
+def _larger(table: np.ndarray, used: int) -> np.ndarray:
+    """A table of twice as many rows; memory that is not used is not touched."""
+    larger = np.empty((2 * len(table), *table.shape[1:]), table.dtype)
+    larger[:used] = table[:used]
+    return larger
 
 
 def secret_numbers() -> np.ndarray:
@@ -304,8 +311,8 @@ def _slot(slots, keys, secret, a, b, c, d, e):  # type: ignore[no-untyped-def]
          + _half_sum(d, secret, 6) + _half_sum(e, secret, 8))
     mask = np.uint64(len(slots) - 1)
     i = (h >> np.uint64(32)) & mask
-    while slots[i] >= 0:
-        k = keys[slots[i]]
+    while slots[i] > 0:
+        k = keys[slots[i] - 1]
         if k[0] == a and k[1] == b and k[2] == c and k[3] == d and k[4] == e:
             break
         i = (i + np.uint64(1)) & mask
@@ -317,7 +324,20 @@ def _fill_slots(slots: Slots, keys: WordTable, secret: Words, count: int) -> Non
     # In order, so that of streams with one key (port reuse) the latest is found.
     for stream in range(count):
         k = keys[stream]
-        slots[_slot(slots, keys, secret, k[0], k[1], k[2], k[3], k[4])] = stream
+        slots[_slot(slots, keys, secret, k[0], k[1], k[2], k[3], k[4])] = stream + 1
+
+
+@compiled
+def _begin(about, sides, sniffed, sparing):  # type: ignore[no-untyped-def]
+    """Make the row of a stream that is new."""
+    for i in range(len(_NEW_STREAM)):
+        about[i] = _NEW_STREAM[i]
+    about[_HEARD] = not sparing
+    for side in range(2):
+        for i in range(len(_NEW_SIDE)):
+            sides[side, i] = _NEW_SIDE[i]
+        for i in range(_SNIFFED):
+            sniffed[side, i] = 0
 
 
 @compiled
@@ -387,7 +407,7 @@ def _says(mine, theirs, sequence, acknowledgement, flags, length):  # type: igno
 def _scan(data: Octets, openings: Words, ends: WordTable, headers: Table, times: Numbers, numbers: Numbers,
           done: int, rows: Table, count: int, slots: Slots, keys: WordTable, secret: Words,
           streams: Table, sides: Tables, expected: Tables, hops: Tables, sniffed: OctetTables, counters: Numbers,
-          first: Numbers, first_packet: int, last_time: Numbers) -> tuple[int, int, int]:
+          first: Numbers, first_packet: int, last_time: Numbers, sparing: bool) -> tuple[int, int, int]:
     """Fill `rows` from packet `done` on; stops early when the stream tables are full."""
     turned_out_foreign, filled = False, 0
     for i in range(done, len(headers)):
@@ -408,15 +428,16 @@ def _scan(data: Octets, openings: Words, ends: WordTable, headers: Table, times:
         sequence, acknowledgement = header[SEQUENCE], header[ACKNOWLEDGEMENT]
         a, b, c, d, e = ends[i, 0], ends[i, 1], ends[i, 2], ends[i, 3], ends[i, 4]
         slot = _slot(slots, keys, secret, a, b, c, d, e)
-        stream = np.int64(slots[slot])
+        stream = np.int64(slots[slot]) - 1
         reused = stream >= 0 and flags & (SYN | ACK) == SYN and sides[stream, side, _BASE] >= 0 \
             and sides[stream, side, _BASE] != sequence
         if stream < 0 or reused:
             stream = np.int64(count)
             count += 1
-            slots[slot] = stream
+            slots[slot] = stream + 1
             key = keys[stream]
             key[0], key[1], key[2], key[3], key[4] = a, b, c, d, e
+            _begin(streams[stream], sides[stream], sniffed[stream], sparing)
         numbers[i] = stream
         mine, theirs = sides[stream, side], sides[stream, 1 - side]
         if mine[_BASE] < 0:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import analysis
-from dissector import connection, engine, findings, packets, streams
+from dissector import connection, engine, findings, packets, segments, streams
 from dissector import protocol as p
 from dissector.engine import Engine
 from dissector.errors import CannotDo
@@ -147,6 +147,7 @@ def test_streams_that_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPa
                                     most: int | None, block: int) -> None:
     """Those that were silent for longest, and never one of ours: it and what is counted stay what they were."""
     monkeypatch.setattr(packets, "ROWS", block)
+    monkeypatch.setattr(segments, "_ROOM", 1024)
     begins = opening(1024, b"GET /an/index/of/all HTTP/1.1")
     half, port = len(frames) // 2, 14 + 20
     scan = []
