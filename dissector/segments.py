@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import ipaddress
+import math
+import mmap
 import os
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -111,14 +113,14 @@ class Streams:
         self.first_packet = np.zeros(COUNTERS, np.int64)
         room = min(_ROOM, most or _ROOM)
         self._slots = _empty_slots(room)
-        self._keys = np.empty((room, 5), np.uint64)
-        self._streams = np.empty((room, len(_NEW_STREAM)), np.int64)
-        self._sides = np.empty((room, 2, len(_NEW_SIDE)), np.int64)
+        self._keys = _zeros((room, 5), np.uint64)
+        self._streams = _zeros((room, len(_NEW_STREAM)), np.int64)
+        self._sides = _zeros((room, 2, len(_NEW_SIDE)), np.int64)
         self._expected = np.tile(NOTHING, (16, 2, 1))
         """Of the few streams of which anything is."""
         self._free = list(range(len(self._expected)))
-        self._sniffed = np.empty((room, 2, _SNIFFED), np.uint8)
-        self._numbers = np.empty(room, np.int64)
+        self._sniffed = _zeros((room, 2, _SNIFFED), np.uint8)
+        self._numbers = _zeros((room,), np.int64)
         """Of the streams in the tables; ascending."""
         self._used = 0
         self._sparing, self._most, self._kept = sparing, most, kept
@@ -280,15 +282,21 @@ class Streams:
             table[:self._used] = table[left]
 
 
+def _zeros(shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    """Memory of which the kernel gives no page that is not used.  NumPy asks for pages of 2 MiB; some machines take
+    10 ms for each."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    return np.frombuffer(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), dtype).reshape(shape)
+
+
 def _empty_slots(room: int) -> np.ndarray:
-    """A hash table for so many streams, at most half full.  It has their rows, counted from 1: zeros are memory that
-    nobody needs to touch."""
-    return np.zeros(1 << (2 * room - 1).bit_length(), np.int32)
+    """A hash table for so many streams, at most half full.  It has their rows, counted from 1."""
+    return _zeros((1 << (2 * room - 1).bit_length(),), np.int32)
 
 
 def _larger(table: np.ndarray, used: int) -> np.ndarray:
-    """A table of twice as many rows; memory that is not used is not touched."""
-    larger = np.empty((2 * len(table), *table.shape[1:]), table.dtype)
+    """A table of twice as many rows."""
+    larger = _zeros((2 * len(table), *table.shape[1:]), table.dtype.type)
     larger[:used] = table[:used]
     return larger
 
