@@ -67,6 +67,8 @@ _NO_STREAM = -1
 _ROOM = 1 << 18
 """Streams for which there is room at first: memory that is not used is not touched, copying it takes long."""
 
+_PART = 1 << 14
+"""Streams that are looked at together: a copy of what is remembered of all would take long."""
 _SNIFFED = 16
 """Octets from the start of a side that tell, where they come at once, that it opens no stream of ours,
 and what it seems to be."""
@@ -184,11 +186,17 @@ class Streams:
 
     def samples(self) -> list[int]:
         """Every stream, but of those that `sniffed` knows only the first of each that begin alike."""
-        used, numbers = self._used, self._numbers[:self._used]
-        known = (self._streams[:used, _FOREIGN] != 0) & (self._streams[:used, _IGNORED] != 0)
-        octets = np.ascontiguousarray(self._sniffed[:used][known]).reshape(-1, 2 * _SNIFFED)
-        first = np.unique(octets.view(f"V{2 * _SNIFFED}"), return_index=True)[1]
-        return sorted([*numbers[~known].tolist(), *numbers[known][first].tolist()])
+        left: list[int] = []
+        first: dict[bytes, int] = {}
+        for begin in range(0, self._used, _PART):
+            part = slice(begin, min(begin + _PART, self._used))
+            numbers, about = self._numbers[part], self._streams[part]
+            known = (about[:, _FOREIGN] != 0) & (about[:, _IGNORED] != 0)
+            octets = self._sniffed[part][known].reshape(-1, 2 * _SNIFFED).view(f"V{2 * _SNIFFED}")
+            values, at = np.unique(octets, return_index=True)
+            first = dict(zip(values.tolist(), numbers[known][at].tolist(), strict=True)) | first
+            left += numbers[~known].tolist()
+        return sorted([*left, *first.values()])
 
     def expect(self, stream: int, side: int, what: Expected) -> None:
         """Let segments of this side pass unseen that nobody needs, by what it sends next."""
