@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dissector.blocks import Block
     from dissector.packets import Packets, Slot
 
-SLOTS = 16
+SLOTS = 12
 """Records come in bursts: reading goes on meanwhile."""
 
 
