@@ -46,6 +46,7 @@ from dissector.streams import (
     COVERS,
     FRAME,
     HOLE,
+    NO_RUN,
     OFFSET,
     SIZE,
     Run,
@@ -64,9 +65,6 @@ have some 4 MiB."""
 SNIFFING, OURS, CONTROL, OTHER = "sniffing", "ours", "control", "other"
 """CONTROL: the control connection of a colo-proxy (`dissector.proxy`)."""
 PLAIN, REMUS, COLO = "plain", "remus", "colo"
-
-_NO_RUN = Run(np.zeros((0, 7), np.int64), np.zeros((0, 3), np.int64), np.zeros(0, np.uint8),
-              np.zeros(0, np.uint8))
 
 WAITING_MAX = 1 << 16
 WAITING_OCTETS = 64 << 20
@@ -343,8 +341,8 @@ class Connection:
             trial = seeker.feed(runs[side], self._turns)
             if trial:
                 proven = side if trial.landmark.direction == FORWARD else 1 - side
-            self._keep_acks(np.concatenate((self._acks[side], runs[side].acks)), side, seeker.earliest_begin)
-            runs[side] = _NO_RUN
+            self._keep_acks(_joined(self._acks[side], runs[side].acks), side, seeker.earliest_begin)
+            runs[side] = NO_RUN
         return self._partners() if proven is None else proven
 
     def _partners(self) -> int | None:
@@ -451,9 +449,7 @@ class Connection:
 
     def _acknowledge(self, run: Run, side: int) -> None:
         """Fill in when the records of this side were acknowledged."""
-        acks = np.concatenate((self._acks[side], run.acks)) if len(run.acks) else self._acks[side]
-        if len(run.acks) and len(self._acks[side]):
-            acks = acks[np.concatenate(([True], np.diff(np.maximum.accumulate(acks[:, COVERS])) > 0))]
+        acks = _joined(self._acks[side], run.acks)
         left = self._unacked[side]
         if left and len(acks):
             places = acks[:, COVERS].searchsorted([record.end for record in left]).tolist()
@@ -473,7 +469,7 @@ class Connection:
 
     def _keep_acks(self, acks: np.ndarray, side: int, first: int) -> None:
         """Those that records which end at stream offset `first` or behind may need."""
-        useful = acks[acks[:, COVERS] >= first] if len(acks) else acks
+        useful = acks[acks[:, COVERS].searchsorted(first):] if len(acks) else acks
         self._acks[side] = useful[1::2] if len(useful) > ACKS_MAX else useful
 
     # --- sync-points ---------------------------------------------------------------------------
@@ -497,6 +493,16 @@ class Connection:
                 self.syncs.append(sync)
         self.findings += self._tracker.findings
         self._tracker.findings = []
+
+
+def _joined(acks: np.ndarray, more: np.ndarray) -> np.ndarray:
+    """ACKs of one direction: each covers more than the one in front of it."""
+    if not len(acks) or not len(more):
+        return acks if len(acks) else more
+    both = np.concatenate((acks, more))
+    if acks.item(-1, COVERS) < more.item(0, COVERS):
+        return both
+    return both[np.diff(np.maximum.accumulate(both[:, COVERS]), prepend=-1 << 62) > 0]
 
 
 def _surplus(records: list[Record]) -> int:

@@ -563,23 +563,24 @@ class Framer:
         rows = run.rows
         self._run = run
         self._starts = rows[:, OFFSET].tolist()
-        self._limit = int(rows[-1, OFFSET] + rows[-1, SIZE])
+        self._limit = rows.item(-1, OFFSET) + rows.item(-1, SIZE)
         self.passage.look_at(run)
-        lacking = rows[rows[:, GIVEN] < rows[:, SIZE]]
-        self._lack_from = lacking[:, OFFSET] + lacking[:, GIVEN]
-        self._lack_to = lacking[:, OFFSET] + lacking[:, SIZE]
-        self._lack_hole = lacking[:, HOLE] != 0
+        self._lacks: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+        if (lacks := rows[:, GIVEN] < rows[:, SIZE]).any():
+            lacking = rows[lacks]
+            self._lacks = (lacking[:, OFFSET] + lacking[:, GIVEN], lacking[:, OFFSET] + lacking[:, SIZE],
+                           lacking[:, HOLE] != 0)
 
     def _row(self, offset: int) -> int:
         return bisect_right(self._starts, offset) - 1
 
     def _touch(self, end: int) -> None:
         """Note what the record in hand lacks of the octets below `end` in this run."""
-        if not len(self._lack_to):
+        if self._lacks is None:
             return
-        first = int(self._lack_to.searchsorted(self.offset, "right"))
-        last = int(self._lack_from.searchsorted(end))
-        if self._lack_hole[first:last].any():
+        begins, ends, holes = self._lacks
+        first, last = int(ends.searchsorted(self.offset, "right")), int(begins.searchsorted(end))
+        if holes[first:last].any():
             self._touched = GAP
         elif first < last and self._touched == COMPLETE:
             self._touched = SNAPPED

@@ -106,6 +106,9 @@ class Run:
                    np.concatenate((self.kept, early.kept)))
 
 
+NO_RUN = Run(np.zeros((0, RANGE_COLUMNS), np.int64), _NO_ACKS, _NO_OCTETS, _NO_OCTETS)
+
+
 class Stream:
     """One TCP connection being put in order."""
 
@@ -129,6 +132,8 @@ class Stream:
 
     def finish(self) -> tuple[Run, Run]:
         """Nothing more will come: give up every hole."""
+        if not self.waits:
+            return NO_RUN, NO_RUN
         return self._advance(_NO_ROWS, _NO_TIMES, 0, _NO_OCTETS, True)
 
     def open(self, side: int, sequence: int, ended: bool) -> None:
@@ -219,53 +224,47 @@ class Stream:
     def _advance(self, rows: np.ndarray, times: np.ndarray, first: int, data: np.ndarray,
                  final: bool, now: int = 0, unseen: tuple[int, int] = (0, 0)) -> tuple[Run, Run]:
         # A segment fills gaps between held ranges, and leaves at most one gap more than it found.
-        room = 2 * int(self._state[:, _HELD].max()) + 3 * len(rows) + 8
+        room = 2 * self._held.shape[1] + 3 * len(rows) + 8
         held = np.empty((2, room, RANGE_COLUMNS), np.int64)
         held[:, :self._held.shape[1]] = self._held
-        ack_room = int(self._state[:, _ACKS].max()) + len(rows) + 1
-        acks = np.empty((2, ack_room, 3), np.int64)
+        acks = np.empty((2, self._acks.shape[1] + len(rows) + 1, 3), np.int64)
         acks[:, :self._acks.shape[1]] = self._acks
         out = np.empty((2, 2 * room, RANGE_COLUMNS), np.int64)
-        flags = int(np.bitwise_or.reduce(rows[:, FLAGS])) if len(rows) else 0
-        if flags & SYN:
-            for side in (0, 1):
-                mine = rows[:, SIDE] == side
-                self.syn[side] |= bool((rows[mine, FLAGS] & SYN).any())
-        self.reset |= bool(flags & RST)
-        _assemble(rows, times, first, self._state, held, acks, out, final, self.limit, now)
+        syn, other_syn, reset = _assemble(rows, times, first, self._state, held, acks, out, final, self.limit, now)
+        self.syn = [self.syn[0] or bool(syn), self.syn[1] or bool(other_syn)]
+        self.reset |= bool(reset)
         for side in (0, 1):
             if unseen[side]:
                 self.skip(side, unseen[side])
-        runs = tuple(Run(out[side, :self._state[side, _OUT]],
-                         acks[side, :self._state[side, _ACKS]].copy(), data, self._kept[side])
-                     for side in (0, 1))
-        self._retain(held, acks, data)
+        states = self._state.tolist()
+        runs = tuple(Run(out[side, :state[_OUT]], acks[side, :state[_ACKS]].copy(), data, self._kept[side])
+                     for side, state in enumerate(states))
+        self._retain(states, held, acks, data)
         return runs  # type: ignore[return-value]
 
-    def _retain(self, held: np.ndarray, acks: np.ndarray, data: np.ndarray) -> None:
+    def _retain(self, states: list[list[int]], held: np.ndarray, acks: np.ndarray, data: np.ndarray) -> None:
         """Copy what must outlive the block: held octets, and ACKs that holes may need."""
-        count = int(self._state[:, _HELD].max())
-        self._held = held[:, :count].copy()
-        for side in (0, 1):
-            state, mine = self._state[side], self._held[side, :self._state[side, _HELD]]
-            self._kept[side] = _kept(mine, data, self._kept[side])
-            if not state[_ACKS]:
-                continue
+        self._held = held[:, :max(state[_HELD] for state in states)].copy()
+        left = [0, 0]
+        for side, state in enumerate(states):
+            self._kept[side] = _kept(self._held[side, :state[_HELD]], data, self._kept[side])
             useful = acks[side, :state[_ACKS]]
-            if state[_STATE] != _WAITING:  # lower octets than those seen may be the start
-                useful = useful[useful[:, COVERS] > state[_NEXT]]
+            if len(useful) and state[_STATE] != _WAITING:  # lower octets than those seen may be the start
+                useful = useful[useful[:, COVERS].searchsorted(state[_NEXT], "right"):]
             if len(useful) > ACKS_MAX:
                 useful = useful[1::2]
-            acks[side, :len(useful)] = useful
-            state[_ACKS] = len(useful)
-        self._acks = acks[:, :int(self._state[:, _ACKS].max())].copy()
+            left[side] = len(useful)
+            acks[side, :left[side]] = useful
+        self._state[:, _ACKS] = left
+        self._acks = acks[:, :max(left)].copy()
 
 
 @kernel
 def _assemble(rows: Table, times: Numbers, first: int, state: Table, held: Tables, acks: Tables, out: Tables,
-              final: bool, limit: int, now: int) -> None:
+              final: bool, limit: int, now: int) -> tuple[int, int, int]:
     """Run the segments of one connection through both directions' states, in capture order; `now`: the time
-    that it is behind the last one, 0: what that one says."""
+    that it is behind the last one, 0: what that one says.  Whether the one side's SYN, the other's, a RST came."""
+    syn, other_syn, reset = 0, 0, 0
     for s in range(2):
         state[s, _OUT] = 0
         _drain(state[s], held[s], out[s])
@@ -278,7 +277,10 @@ def _assemble(rows: Table, times: Numbers, first: int, state: Table, held: Table
         if row[UNSEEN] or row[UNSEEN_OTHER]:
             _skip(mine, row[UNSEEN])
             _skip(theirs, row[UNSEEN_OTHER])
+        reset |= flags & RST
         if flags & SYN:
+            syn |= side == 0
+            other_syn |= side == 1
             sequence = (sequence + 1) & 0xFFFFFFFF
             if mine[_STATE] != _RUNNING:
                 _set_origin(mine, held[side], sequence)
@@ -319,6 +321,7 @@ def _assemble(rows: Table, times: Numbers, first: int, state: Table, held: Table
         for s in range(2):
             _give_up(state[s], held[s], acks[s], out[s], 0, True, limit)
             _end_in_hole(state[s], acks[s], out[s])
+    return syn, other_syn, reset
 
 
 @compiled
