@@ -34,8 +34,9 @@ from dissector.packets import Packets
 from dissector.protocol import DIRECTIONS
 from dissector.recall import signed
 from dissector.record import Record
-from dissector.segments import COLUMNS, PACKET, STREAM, Segments, Streams, _fill_slots, _slot, secret_numbers
+from dissector.segments import COLUMNS, PACKET, STREAM, Segments, Streams
 from dissector.streams import FRAME, GIVEN, HOLE, OFFSET, Stream
+from dissector.table import KEY, fill_slots, larger, no_slots, secret_numbers, slot_of, zeros
 
 FILL = ord(".")
 """Stands for octets of a stream that nobody understands.  No zero: a record of type 0 and length 0
@@ -49,7 +50,6 @@ _DEPTH = 5
 """IP headers of a packet that the scan opens."""
 _MAC, _IPV4, _IPV6 = range(3)
 _NEW_MAX = 4 * _DEPTH
-_FREE = -1
 
 # columns of octets that a stream took from a packet; _PART: which of `Taken.parts` has their stream
 (_PACKET, _DATA, _SIZE, _OFFSET, _PART) = range(5)
@@ -148,10 +148,10 @@ class Rewriter:
         self._removed = frozenset(removed)
         self._keep_others, self._anonymise = keep_others, anonymise
         self._known = 0
-        self._addresses = np.zeros((1 << 8, 5), np.uint64)
-        self._names = np.zeros(1 << 8, np.int64)
+        self._addresses = zeros((1 << 8, KEY), np.uint64)
+        self._names = zeros((1 << 8,), np.int64)
         self._named = np.zeros(3, np.int64)
-        self._slots = np.full(1 << 9, _FREE, np.int32)
+        self._slots = no_slots(len(self._addresses))
         self._secret = secret_numbers()
 
     def follow(self, connection: Connection, streams: Streams) -> Followed:
@@ -213,10 +213,9 @@ class Rewriter:
         return stays
 
     def _grow(self) -> None:
-        self._addresses = np.concatenate((self._addresses, np.zeros_like(self._addresses)))
-        self._names = np.concatenate((self._names, np.zeros_like(self._names)))
-        self._slots = np.full(2 * len(self._addresses), _FREE, np.int32)
-        _fill_slots(self._slots, self._addresses, self._secret, self._known)
+        self._addresses, self._names = (larger(table, self._known) for table in (self._addresses, self._names))
+        self._slots = no_slots(len(self._addresses))
+        fill_slots(self._slots, self._addresses, self._secret, self._known)
 
 
 @compiled
@@ -341,15 +340,15 @@ def _rename(data, p, kind, known, addresses, names, named, slots, secret):  # ty
         if high == 0 and low <= 1:
             return known
     none = np.uint64(0)
-    slot = _slot(slots, addresses, secret, np.uint64(kind), high, low, none, none)
-    if slots[slot] < 0:
-        slots[slot] = known
+    slot = slot_of(slots, addresses, secret, np.uint64(kind), high, low, none, none)
+    if slots[slot] == 0:
+        slots[slot] = known + 1
         key = addresses[known]
         key[0], key[1], key[2] = np.uint64(kind), high, low
         named[kind] += 1
         names[known] = named[kind]
         known += 1
-    name = names[slots[slot]]
+    name = names[slots[slot] - 1]
     if kind == _MAC:
         data[p], data[p + 1] = 2 | data[p] & 1, 0
     elif kind == _IPV4:

@@ -4,9 +4,6 @@
 from __future__ import annotations
 
 import ipaddress
-import math
-import mmap
-import os
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -46,6 +43,7 @@ from dissector.headers import (
     _be,
 )
 from dissector.packets import Packets
+from dissector.table import KEY, fill_slots, larger, no_slots, secret_numbers, slot_of, zeros
 
 # columns of a segment: SIDE to CAPTURED as those of its headers, and
 STREAM, PACKET, UNSEEN, UNSEEN_OTHER = 7, 8, 9, 10
@@ -65,7 +63,7 @@ _NEW_STREAM = (0, 0, -1, 0, 0, 0, 0, -1)
 _NEW_SIDE = (-1, 0, 0)
 _NO_STREAM = -1
 _ROOM = 1 << 18
-"""Streams for which there is room at first: memory that is not used is not touched, copying it takes long."""
+"""Streams for which there is room at first: what is not used takes no memory, and growing takes long."""
 
 _PART = 1 << 14
 """Streams that are looked at together: a copy of what is remembered of all would take long."""
@@ -114,15 +112,15 @@ class Streams:
         self.counters = np.zeros(COUNTERS, np.int64)
         self.first_packet = np.zeros(COUNTERS, np.int64)
         room = min(_ROOM, most or _ROOM)
-        self._slots = _empty_slots(room)
-        self._keys = _zeros((room, 5), np.uint64)
-        self._streams = _zeros((room, len(_NEW_STREAM)), np.int64)
-        self._sides = _zeros((room, 2, len(_NEW_SIDE)), np.int64)
+        self._slots = no_slots(room)
+        self._keys = zeros((room, KEY), np.uint64)
+        self._streams = zeros((room, len(_NEW_STREAM)), np.int64)
+        self._sides = zeros((room, 2, len(_NEW_SIDE)), np.int64)
         self._expected = np.tile(NOTHING, (16, 2, 1))
         """Of the few streams of which anything is."""
         self._free = list(range(len(self._expected)))
-        self._sniffed = _zeros((room, 2, _SNIFFED), np.uint8)
-        self._numbers = _zeros((room,), np.int64)
+        self._sniffed = zeros((room, 2, _SNIFFED), np.uint8)
+        self._numbers = zeros((room,), np.int64)
         """Of the streams in the tables; ascending."""
         self._used = 0
         self._sparing, self._most, self._kept = sparing, most, kept
@@ -272,9 +270,10 @@ class Streams:
             self._forget(wanted)
         if 2 * self._used > len(self._keys):
             self._keys, self._streams, self._sides, self._sniffed, self._numbers = (
-                _larger(table, self._used) for table in self._tables)
-        self._slots = _empty_slots(len(self._keys))
-        _fill_slots(self._slots, self._keys, self._secret, self._used)
+                larger(table, self._used) for table in self._tables)
+        self._slots = no_slots(len(self._keys))
+        # Of streams with one key (port reuse) the latest is found.
+        fill_slots(self._slots, self._keys, self._secret, self._used)
 
     @property
     def _tables(self) -> tuple[np.ndarray, ...]:
@@ -288,59 +287,6 @@ class Streams:
         self._used = len(left)
         for table in self._tables:
             table[:self._used] = table[left]
-
-
-def _zeros(shape: tuple[int, ...], dtype: type) -> np.ndarray:
-    """Memory of which the kernel gives no page that is not used.  NumPy asks for pages of 2 MiB; some machines take
-    10 ms for each."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    return np.frombuffer(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), dtype).reshape(shape)
-
-
-def _empty_slots(room: int) -> np.ndarray:
-    """A hash table for so many streams, at most half full.  It has their rows, counted from 1."""
-    return _zeros((1 << (2 * room - 1).bit_length(),), np.int32)
-
-
-def _larger(table: np.ndarray, used: int) -> np.ndarray:
-    """A table of twice as many rows."""
-    larger = _zeros((2 * len(table), *table.shape[1:]), table.dtype.type)
-    larger[:used] = table[:used]
-    return larger
-
-
-def secret_numbers() -> np.ndarray:
-    """What makes a table of hashes one whose collisions nobody can prepare (uint64)."""
-    return np.frombuffer(bytearray(os.urandom(80)), np.uint64)
-
-
-@compiled
-def _half_sum(word, secret, at):  # type: ignore[no-untyped-def]
-    """One word's part in a multilinear hash."""
-    return (word & np.uint64(0xFFFFFFFF)) * secret[at] + (word >> np.uint64(32)) * secret[at + 1]
-
-
-@compiled
-def _slot(slots, keys, secret, a, b, c, d, e):  # type: ignore[no-untyped-def]
-    """Where the stream with this key is, or would be, in `slots` (open addressing)."""
-    h = (_half_sum(a, secret, 0) + _half_sum(b, secret, 2) + _half_sum(c, secret, 4)
-         + _half_sum(d, secret, 6) + _half_sum(e, secret, 8))
-    mask = np.uint64(len(slots) - 1)
-    i = (h >> np.uint64(32)) & mask
-    while slots[i] > 0:
-        k = keys[slots[i] - 1]
-        if k[0] == a and k[1] == b and k[2] == c and k[3] == d and k[4] == e:
-            break
-        i = (i + np.uint64(1)) & mask
-    return i
-
-
-@kernel
-def _fill_slots(slots: Slots, keys: WordTable, secret: Words, count: int) -> None:
-    # In order, so that of streams with one key (port reuse) the latest is found.
-    for stream in range(count):
-        k = keys[stream]
-        slots[_slot(slots, keys, secret, k[0], k[1], k[2], k[3], k[4])] = stream + 1
 
 
 @compiled
@@ -443,7 +389,7 @@ def _scan(data: Octets, openings: Words, ends: WordTable, headers: Table, times:
         side, flags, length = header[SIDE], header[FLAGS], header[LENGTH]
         sequence, acknowledgement = header[SEQUENCE], header[ACKNOWLEDGEMENT]
         a, b, c, d, e = ends[i, 0], ends[i, 1], ends[i, 2], ends[i, 3], ends[i, 4]
-        slot = _slot(slots, keys, secret, a, b, c, d, e)
+        slot = slot_of(slots, keys, secret, a, b, c, d, e)
         stream = np.int64(slots[slot]) - 1
         reused = stream >= 0 and flags & (SYN | ACK) == SYN and sides[stream, side, _BASE] >= 0 \
             and sides[stream, side, _BASE] != sequence
