@@ -4,6 +4,7 @@ records."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -29,8 +30,9 @@ def blocks(names: Iterable[str | os.PathLike[str] | Source],
     names = list(names)
     plain = [os.fspath(name) for name in names if not isinstance(name, Source)]
     if len(plain) == len(names) and is_worthwhile(plain):
-        if not any(map(is_compressed, plain)):
-            return Ahead(plain, on_progress)
+        if not any(is_worthwhile([name]) and is_compressed(name) for name in plain):
+            with contextlib.suppress(OSError):  # reading here is slower, but possible
+                return Ahead(plain, on_progress)
         names[0] = Source(names[0], on_progress=on_progress, ahead=True)  # type: ignore[arg-type]
     from dissector.blocks import read_blocks
 
@@ -107,3 +109,4 @@ def _read(room: Room, names: Sequence[str]) -> None:
         octets, filled = 0, True
         if block.more:  # in the same octets: not before the first have been looked at
             room.wait_for(current)
+            filled = False  # and there may be none

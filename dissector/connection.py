@@ -470,7 +470,7 @@ class Connection:
     def _keep_acks(self, acks: np.ndarray, side: int, first: int) -> None:
         """Those that records which end at stream offset `first` or behind may need."""
         useful = acks[acks[:, COVERS].searchsorted(first):] if len(acks) else acks
-        self._acks[side] = useful[1::2] if len(useful) > ACKS_MAX else useful
+        self._acks[side] = (useful[1::2] if len(useful) > ACKS_MAX else useful).copy()
 
     # --- sync-points ---------------------------------------------------------------------------
 

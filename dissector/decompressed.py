@@ -56,6 +56,7 @@ class Decompressed(io.RawIOBase):
     def close(self) -> None:
         if not self.closed:
             self._helper.close()
+            self._piece = memoryview(b"")
         super().close()
 
 

@@ -13,6 +13,7 @@ import os
 import pickle
 import select
 import signal
+import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -32,36 +33,41 @@ class HelperError(CannotDo):
 
 
 def is_worthwhile(names: Sequence[str | os.PathLike[str]]) -> bool:
-    """Whether these files are large enough, and the machine has what it takes."""
-    if not sys.executable or not hasattr(os, "memfd_create") or len(os.sched_getaffinity(0)) < 2:
+    """Whether these are files, together large enough, and the machine has what it takes."""
+    if not (sys.platform == "linux" and sys.executable and hasattr(os, "memfd_create")
+            and len(os.sched_getaffinity(0)) > 1):
         return False
     try:
-        return sum(os.stat(name).st_size for name in names) >= WORTHWHILE
+        found = [os.stat(name) for name in names]
     except OSError:
         return False
+    return all(stat.S_ISREG(s.st_mode) for s in found) and sum(s.st_size for s in found) >= WORTHWHILE
 
 
 class Helper:
     """A process that has started to do some work: a function of a module, which is given a `Room` and `names`.
 
     What it sends comes from `next`, until that is None; `slots` is the memory.  `close` ends it early.
+
+    Raises OSError where the system refuses the process or the memory.
     """
 
     def __init__(self, work: Callable[[Room, Sequence[str]], None], names: Sequence[str], count: int,
                  size: int) -> None:
-        memory = os.memfd_create("coloscope")
-        os.ftruncate(memory, count * size)
-        self.slots = _mapped(memory, count)
-        messages, its_messages = os.pipe()
-        its_returned, self._returned = os.pipe()
-        self._messages = os.fdopen(messages, "rb")
-        its = memory, its_messages, its_returned
-        try:
-            self._process: Any = (_Forked if _is_alone() else _started)(work, its, (messages, self._returned), count,
-                                                                        names)
-        finally:
-            for number in its:
-                os.close(number)
+        with contextlib.ExitStack() as its_own, contextlib.ExitStack() as at_fault:
+            memory = os.memfd_create("coloscope")
+            its_own.callback(os.close, memory)
+            os.ftruncate(memory, count * size)
+            self.slots = _mapped(memory, count)
+            messages, its_messages = os.pipe()
+            its_own.callback(os.close, its_messages)
+            self._messages = at_fault.enter_context(os.fdopen(messages, "rb"))
+            its_returned, self._returned = os.pipe()
+            its_own.callback(os.close, its_returned)
+            at_fault.callback(os.close, self._returned)
+            self._process: Any = (_Forked if _is_alone() else _started)(
+                work, (memory, its_messages, its_returned), (messages, self._returned), count, names)
+            at_fault.pop_all()
 
     @property
     def pid(self) -> int:
@@ -90,6 +96,7 @@ class Helper:
             self._process.wait()
             self._messages.close()
             os.close(self._returned)
+            self.slots = []
 
 
 class Room:
@@ -100,13 +107,15 @@ class Room:
         self.slots = _mapped(memory, count)
         self._free = list(range(count))
         self._messages, self._returned = os.fdopen(messages, "wb", buffering=0), returned
+        self._arrivals = select.poll()
+        self._arrivals.register(returned, select.POLLIN)
 
     def send(self, message: Any) -> None:
         self._messages.write(pickle.dumps(message))
 
     def __iter__(self) -> Iterator[int]:
         while True:
-            while not self._free or select.select([self._returned], [], [], 0)[0]:
+            while not self._free or self._arrivals.poll(0):
                 self._free.append(self._wait())
             yield self._free.pop()
 
@@ -127,6 +136,7 @@ class _Forked:
 
     def __init__(self, work: Callable[[Room, Sequence[str]], None], its: tuple[int, int, int], ours: Sequence[int],
                  count: int, names: Sequence[str]) -> None:
+        self._status: int | None = None
         self.pid = os.fork()
         if self.pid:
             return
@@ -140,10 +150,17 @@ class _Forked:
             os._exit(1)
 
     def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
+        if self._status is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
     def wait(self) -> int:
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        if self._status is None:
+            try:
+                self._status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            except ChildProcessError:  # somebody else has waited for it, or nobody may (SIGCHLD is ignored)
+                self._status = 0
+        return self._status
 
 
 def _is_alone() -> bool:

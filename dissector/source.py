@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
@@ -204,7 +205,10 @@ class Source:
         self.compression = next((name for magic, name in _MAGICS.items() if head.startswith(magic)), "")
         self._place: io.RawIOBase = self._raw
         if self.compression and self.seekable and ahead and is_worthwhile([self.name]):
-            self._octets = self._place = Decompressed(self.name)
+            with contextlib.suppress(OSError):  # decompressing here is slower, but possible
+                self._octets = self._place = Decompressed(self.name)
+        if isinstance(self._octets, Decompressed):
+            pass
         elif self.compression == GZIP:
             self._octets = _Members(octets, _GzipMember, _PIECES[GZIP], not self.seekable)
         elif self.compression == ZSTD:

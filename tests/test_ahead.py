@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import struct
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,6 +87,36 @@ def test_more_files_than_slots(small: None, tmp_path: Path) -> None:
 
 
 @needs_memfd
+def test_full_blocks_behind_which_nothing_comes(small: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A block says that more comes of the same octets; they are of a packet that was cut off."""
+    monkeypatch.setattr(helper, "_is_alone", lambda: True)
+    monkeypatch.setattr("dissector.packets.ROWS", 50)
+    frames = list(files.frames(Wire(stream.colo(1))))[:51]
+    octets = files.pcap(frames)[:-1]
+    ring = []
+    for number in range(ahead.SLOTS + 2):
+        ring.append(tmp_path / f"{number}.pcap")
+        ring[-1].write_bytes(octets)
+    assert sum(len(block) for block in Ahead([str(path) for path in ring]) if isinstance(block, Packets)
+               ) == 50 * len(ring)
+
+
+@needs_memfd
+def test_a_pipe_among_the_files(small: None, tmp_path: Path) -> None:
+    """Nobody has taken its first octets to see what it is."""
+    path, pipe = files.write(tmp_path / "x.pcap", Wire(stream.colo(1))), tmp_path / "pipe"
+    other = files.write(tmp_path / "y.pcap", Wire(stream.remus(1), ports=(5, 6)))
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=[other.read_bytes()])
+    writer.start()
+    found = analysis.read(path, pipe)
+    writer.join()
+    expected = analysis.read(path, other).export("records")
+    assert set(expected["connection"]) == {0, 1}
+    assert found.export("records")["stream_offset"].equals(expected["stream_offset"])
+
+
+@needs_memfd
 def test_a_real_capture_with_progress(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
     progress: list[int] = []
     through = analysis.read(REAL, on_progress=progress.append)
@@ -151,7 +183,9 @@ def test_the_process_ends_with_who_takes_its_blocks(small: None) -> None:
 
 
 @needs_memfd
-def test_a_process_that_dies_is_one_line(small: None) -> None:
+@pytest.mark.parametrize("started", [False, True], ids=["forked", "started"])
+def test_a_process_that_dies_is_one_line(started: bool, small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(helper, "_is_alone", lambda: not started)
     reader = Ahead([str(REAL)])
     taken = iter(reader)
     next(taken)
@@ -159,3 +193,41 @@ def test_a_process_that_dies_is_one_line(small: None) -> None:
     with pytest.raises(HelperError, match="has ended"):
         for _ in taken:
             pass
+    buffer = memoryview(bytearray(1 << 20))
+    with Source(REAL, ahead=True) as source:
+        os.kill(source._octets._helper.pid, signal.SIGKILL)  # type: ignore[attr-defined]
+        with pytest.raises(HelperError, match="has ended"):
+            all(source.readinto(buffer) for _ in range(1 << 10))
+
+
+@needs_memfd
+def test_nobody_may_wait_for_processes(small: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(helper, "_is_alone", lambda: True)
+    path = files.write(tmp_path / "x.pcap", Wire(stream.colo(1)))
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        assert sum(len(block) for block in Ahead([str(path)]) if isinstance(block, Packets))
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+@needs_memfd
+@pytest.mark.parametrize("ending", [".pcap", ".pcap.zst"])
+@pytest.mark.parametrize("what", ["process", "memory"])
+def test_the_system_refuses_a_process_or_memory(what: str, ending: str, small: None, monkeypatch: pytest.MonkeyPatch,
+                                                tmp_path: Path) -> None:
+    """It is read without."""
+    def refuse(*_: Any) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    path = files.write(tmp_path / f"x{ending}", Wire(stream.colo(2)))
+    expected, open_before = analysis.read(path), os.listdir("/proc/self/fd")
+    if what == "memory":
+        monkeypatch.setattr(os, "memfd_create", refuse)
+    else:
+        monkeypatch.setattr(helper, "_Forked", refuse)
+        monkeypatch.setattr(helper, "_started", refuse)
+    found = analysis.read(path)
+    for table in TABLES:
+        assert found.export(table).equals(expected.export(table)), table
+    assert os.listdir("/proc/self/fd") == open_before
