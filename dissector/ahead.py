@@ -14,7 +14,6 @@ from dissector.source import Source, is_compressed
 
 if TYPE_CHECKING:
     from dissector.blocks import Block
-    from dissector.packets import Packets, Slot
 
 SLOTS = 12
 """Records come in bursts: reading goes on meanwhile."""
@@ -57,15 +56,18 @@ class Ahead:
         from dissector.packets import Slot
 
         slots = [Slot(memory) for memory in self._helper.slots]
+        container = None
         try:
             while (message := self._helper.next()) is not None:
-                if not isinstance(message, _Filled):
+                if not isinstance(message, tuple):
                     yield message
                     continue
+                slot, count, first, start, octets, change = message
+                container = change or container
                 if self._on_progress:
-                    self._on_progress(message.octets)
-                yield slots[message.slot].packets(message.count, *message.of)
-                self._helper.give_back(message.slot)
+                    self._on_progress(octets)
+                yield slots[slot].packets(count, first, start, container)
+                self._helper.give_back(slot)
         finally:
             self.close()
 
@@ -74,20 +76,14 @@ class Ahead:
         self._helper.close()
 
 
-class _Filled:
-    """Message: a slot has packets."""
-
-    def __init__(self, slot: int, packets: Packets, octets: int) -> None:
-        self.slot, self.count, self.octets = slot, len(packets), octets
-        self.of = packets.first, packets.start, packets.container
-
-
 def _read(room: Room, names: Sequence[str]) -> None:
-    """What the process does."""
+    """What the process does.  Of packets it tells in which slot they are, their number, the running number of the
+    first one, where they begin in the file, octets read since it told last, and the container if that has changed."""
     from dissector.blocks import read_blocks
     from dissector.packets import Packets, Slot
 
     slots, octets, current, filled = [Slot(memory) for memory in room.slots], 0, 0, True
+    container = None
 
     def on_progress(count: int) -> None:
         nonlocal octets
@@ -105,8 +101,9 @@ def _read(room: Room, names: Sequence[str]) -> None:
         if not isinstance(block, Packets):
             room.send(block)
             continue
-        room.send(_Filled(current, block, octets))
-        octets, filled = 0, True
+        change = block.container if block.container is not container else None
+        room.send((current, len(block), block.first, block.start, octets, change))
+        container, octets, filled = block.container, 0, True
         if block.more:  # in the same octets: not before the first have been looked at
             room.wait_for(current)
             filled = False  # and there may be none

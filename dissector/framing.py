@@ -38,12 +38,10 @@ from dissector.protocol import (
     State,
     Structure,
 )
-from dissector.record import COMPLETE, GAP, KEPT_MAX, SNAPPED, TRUNCATED, Record
+from dissector.record import COMPLETE, GAP, KEPT_MAX, REMEMBERED_MAX, SNAPPED, TRUNCATED, Record
 from dissector.streams import FRAME, GIVEN, HOLE, OFFSET, SIZE, TIME, Run
 
 _NO_ACKS, _NO_OCTETS = np.zeros((0, 3), np.int64), np.zeros(0, np.uint8)
-_JUDGED_MAX = 1024
-"""Octets of a record whose judgement is remembered."""
 _AT_ONCE = 64
 """Octets taken of a record's beginning at least, where they have come: the whole of most."""
 _SYNC_SIZE = padded(fields.fixed_size(CHECKPOINT_STATE) or 0)
@@ -105,8 +103,7 @@ def announced_page_size(domain_header: Record) -> int:
 @lru_cache(maxsize=1024)
 def _breaches(structure: Structure, octets: bytes, order: str, length: int | None, count: int | None,
               pages: int | None, page_size: int) -> tuple[tuple[str, str], ...]:
-    """(rule, text) of what the contents of a record breach.  Most short records are ones that came
-    before, octet for octet."""
+    """(rule, text) of what the contents of a record breach."""
     found, name = [], structure.full_name
     if length is not None and not fields.expected_body(structure, octets, order, length, pages, page_size):
         found.append(("bad_length", f"{name} cannot have a body of {length} octets with these contents"))
@@ -305,7 +302,7 @@ class Framer:
         end = self.offset + shape.length
         if shape.body_length and shape.body_length % ALIGNMENT:
             self._look_at_padding(shape.body_length, end)
-        if not self._collect(self._keep) or end > self._limit:
+        if (len(self._head) < self._keep and not self._collect(self._keep)) or end > self._limit:
             return None
         record = self._record(shape)
         self._complete(record, end)
@@ -510,6 +507,9 @@ class Framer:
 
     def _look_at_padding(self, body_length: int, end: int) -> None:
         """Padding often has a segment of its own, and stands behind contents that are not kept."""
+        if end - self.offset <= len(self._head):
+            self._padding_set = any(self._head[HEADER_SIZE + body_length:end - self.offset])
+            return
         at = max(end - -body_length % ALIGNMENT, self._starts[0])
         while at < min(end, self._limit):
             row = self._row(at)
@@ -528,7 +528,7 @@ class Framer:
         if SENDER[self.direction] not in structure.senders:
             self._breach("wrong_direction", f"{record.full_name} is never sent by the "
                          f"{SENDER[self.direction]}", record)
-        judge = _breaches if len(record.octets) <= _JUDGED_MAX else _breaches.__wrapped__
+        judge = _breaches if len(record.octets) <= REMEMBERED_MAX else _breaches.__wrapped__
         for rule, text in judge(structure, record.octets, record.order, length, record.count, record.pages,
                                 self.page_size):
             self._breach(rule, text, record)

@@ -267,6 +267,8 @@ class Container:
         self.packets = 0
         self.full = False
         self.skip = 0
+        self.changes = 0
+        """Blocks that have changed what later ones mean."""
         self.interfaces: list[tuple[int, int]] = []
         """(link type, snap length) of each interface described so far, over all sections."""
         self._big = False
@@ -324,6 +326,7 @@ class Container:
         if end - at < 24:
             return at
         head = data[at:at + 24].tobytes()
+        self.changes += 1
         if head[:4] == _SHB_MAGIC:
             self.kind = "pcapng"
             return at
@@ -339,6 +342,7 @@ class Container:
 
     def _special(self, data: np.ndarray, at: int, end: int) -> int:
         """Read one block that is no packet; the position behind it, `at` if it is not all here."""
+        self.changes += 1
         head = data[at:at + 12].tobytes()
         if head[:4] == _SHB_MAGIC:
             if struct.unpack_from("<I", head, 8)[0] == _ORDER_MAGIC:
@@ -437,6 +441,7 @@ class Reader:
         self.source = source
         self._slots = slots or itertools.repeat(Slot())
         self.container = container or Container()
+        self._before = self.container.snapshot()
         self.position = position
         """Octet of the (decompressed) file up to which packets were found."""
         self._next = first
@@ -444,7 +449,7 @@ class Reader:
     def __iter__(self) -> Generator[Packets, None, None]:
         container, slot, at, end, n = self.container, next(self._slots), BLOCK, BLOCK, None
         while n != 0 and not container.fault:
-            before, start, rows, moved = container.snapshot(), self.position, 0, True
+            before, start, rows, moved = self._snapshot(), self.position, 0, True
             while n := self.source.readinto(memoryview(slot.data.data)[end:min(end + _PIECE, 2 * BLOCK)]):
                 gone = min(container.skip, n)
                 container.skip -= gone
@@ -457,7 +462,7 @@ class Reader:
             if is_used:
                 yield self._packets(slot, rows, before, start, moved)
             while container.full and moved and not container.fault:
-                before, start = container.snapshot(), self.position
+                before, start = self._snapshot(), self.position
                 rows, after = container.take(slot, at, end)
                 moved = after != at
                 at, self.position = after, self.position + after - at
@@ -469,6 +474,13 @@ class Reader:
             at, end = BLOCK - len(rest), BLOCK
             slot.data[at:end] = rest
         self._finish(bytes(slot.data[at:min(at + 24, end)]), end - at)
+
+    def _snapshot(self) -> Container:
+        """The container as it reads here; the same one as long as no block has changed that."""
+        before, now = self._before, self.container
+        if (before.changes, before.skip) != (now.changes, now.skip):
+            self._before = now.snapshot()
+        return self._before
 
     def _packets(self, slot: Slot, rows: int, before: Container, start: int, moved: bool) -> Packets:
         """The first rows of a slot, which this container has found from octet `start` on."""

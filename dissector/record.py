@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from dissector.fields import (
@@ -30,6 +31,27 @@ stream or the file ended inside; not ended yet (live)."""
 
 KEPT_MAX = 64 << 10
 """Octets of a record that are kept; page contents and blobs never are."""
+
+
+REMEMBERED_MAX = 1024
+"""Octets of a record at most of which is remembered what they say: most short records are ones that came before,
+octet for octet."""
+
+
+@lru_cache(maxsize=1024)
+def _items(structure: Structure, octets: bytes, order: str, body_length: int,
+           page_size: int) -> tuple[int | None, int | None, tuple[int, int] | None]:
+    """(`count`, `pages`, `pfn_range`) of a record: from the PFN words; where the capture lacks some of them, from the
+    lengths, if they fit."""
+    count, array = count_of(structure, octets, order, body_length), counts_items(structure)
+    if count is None or array is None or not keeps(structure):
+        return count, None, None
+    pfns = words(structure, octets, order, count)
+    if pfns is not None and len(pfns) == count:
+        return count, pages_of(pfns), (PFN.of(int(pfns[0])), PFN.of(int(pfns[-1]))) if count else None
+    at, width = place(structure, array.name)
+    rest = HEADER_SIZE + body_length - at - count * width
+    return count, rest // page_size if page_size and rest >= 0 and rest % page_size == 0 else None, None
 
 
 @dataclass(slots=True, eq=False)
@@ -106,25 +128,11 @@ class Record:
         return decode(self.structure, self.octets, self.order) if self.structure else {}
 
     def count_items(self) -> None:
-        """Fill in `count`, `pages` and `pfn_range`: from the PFN words; where the capture lacks some
-        of them, from the lengths, if they fit."""
-        structure = self.structure
-        if structure is None or self.body_length is None:
-            return
-        count = self.count = count_of(structure, self.octets, self.order, self.body_length)
-        array = counts_items(structure)
-        if count is None or array is None or not keeps(structure):
-            return
-        pfns = words(structure, self.octets, self.order, count)
-        if pfns is not None and len(pfns) == count:
-            self.pages = pages_of(pfns)
-            if count:
-                self.pfn_range = PFN.of(int(pfns[0])), PFN.of(int(pfns[-1]))
-            return
-        at, width = place(structure, array.name)
-        rest = HEADER_SIZE + self.body_length - at - count * width
-        if self.page_size and rest >= 0 and rest % self.page_size == 0:
-            self.pages = rest // self.page_size
+        """Fill in `count`, `pages` and `pfn_range`."""
+        if self.structure is not None and self.body_length is not None:
+            count = _items if len(self.octets) <= REMEMBERED_MAX else _items.__wrapped__
+            self.count, self.pages, self.pfn_range = count(self.structure, self.octets, self.order, self.body_length,
+                                                           self.page_size)
 
     def read(self) -> bytes | None:
         """Every octet as it stood on the wire, page contents and blobs too; None if they cannot be

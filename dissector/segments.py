@@ -21,6 +21,7 @@ from dissector.compiled import (
     WordTable,
     compiled,
     kernel,
+    lend,
 )
 from dissector.expected import HOPS, NOTHING, PASSED, Expected, passes
 from dissector.headers import (
@@ -70,6 +71,9 @@ _PART = 1 << 14
 _SNIFFED = 16
 """Octets from the start of a side that tell, where they come at once, that it opens no stream of ours,
 and what it seems to be."""
+
+
+_OPENINGS, _HOPS = lend(opening.WORDS, Words), lend(HOPS, Tables)
 
 
 @dataclass(slots=True)
@@ -124,9 +128,10 @@ class Streams:
         """Of the streams in the tables; ascending."""
         self._used = 0
         self._sparing, self._most, self._kept = sparing, most, kept
-        self._last_time = np.zeros(1, np.int64)
+        self._last_time = lend(np.zeros(1, np.int64), Numbers)
         # Who writes a capture must not be able to choose where its streams land in the table.
         self._secret = secret_numbers()
+        self._lend()
 
     def octets(self, stream: int) -> tuple[int, int]:
         """Octets that each side has sent, repeated ones too."""
@@ -204,6 +209,7 @@ class Streams:
             if not self._free:
                 self._free = list(range(len(self._expected), 2 * len(self._expected)))
                 self._expected = np.concatenate((self._expected, np.tile(NOTHING, (len(self._free), 2, 1))))
+                self._lend()
             at = self._streams[row, _EXPECTED] = self._free.pop()
         self._expected[at, side, :PASSED] = what
 
@@ -233,10 +239,8 @@ class Streams:
         while done < len(packets):
             begin, before, part = done, self._used, rows[filled:]
             done, given, self._used = _scan(
-                packets.data, opening.WORDS, packets.headers.ends, packets.headers.rows, packets.time,
-                packets.streams, done, part, before, self._slots, self._keys, self._secret, self._streams,
-                self._sides, self._expected, HOPS, self._sniffed, self.counters, self.first_packet, packets.first,
-                self._last_time, self._sparing)
+                packets.data, packets.headers.ends, packets.headers.rows, packets.time, packets.first,
+                packets.streams, done, part, before, *self._lent, self._last_time, self._sparing)
             new = self._used - before
             self._numbers[before:self._used] = np.arange(self.count, self.count + new)
             if self.count > before:  # some were forgotten
@@ -274,6 +278,14 @@ class Streams:
         self._slots = no_slots(len(self._keys))
         # Of streams with one key (port reuse) the latest is found.
         fill_slots(self._slots, self._keys, self._secret, self._used)
+        self._lend()
+
+    def _lend(self) -> None:
+        """The tables as `_scan` takes them."""
+        self._lent = (_OPENINGS, lend(self._slots, Slots), lend(self._keys, WordTable), lend(self._secret, Words),
+                      lend(self._streams, Table), lend(self._sides, Tables), lend(self._expected, Tables), _HOPS,
+                      lend(self._sniffed, OctetTables), lend(self.counters, Numbers),
+                      lend(self.first_packet, Numbers))
 
     @property
     def _tables(self) -> tuple[np.ndarray, ...]:
@@ -366,10 +378,10 @@ def _says(mine, theirs, sequence, acknowledgement, flags, length):  # type: igno
 
 
 @kernel
-def _scan(data: Octets, openings: Words, ends: WordTable, headers: Table, times: Numbers, numbers: Numbers,
-          done: int, rows: Table, count: int, slots: Slots, keys: WordTable, secret: Words,
+def _scan(data: Octets, ends: WordTable, headers: Table, times: Numbers, first_packet: int, numbers: Numbers,
+          done: int, rows: Table, count: int, openings: Words, slots: Slots, keys: WordTable, secret: Words,
           streams: Table, sides: Tables, expected: Tables, hops: Tables, sniffed: OctetTables, counters: Numbers,
-          first: Numbers, first_packet: int, last_time: Numbers, sparing: bool) -> tuple[int, int, int]:
+          first: Numbers, last_time: Numbers, sparing: bool) -> tuple[int, int, int]:
     """Fill `rows` from packet `done` on; stops early when the stream tables are full."""
     turned_out_foreign, filled = False, 0
     for i in range(done, len(headers)):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dissector.compiled import Numbers, OctetBuffer, Octets, Table, Tables, compiled, copy_octets, kernel
+from dissector.compiled import Numbers, OctetBuffer, Octets, Table, Tables, compiled, copy_octets, kernel, lend
 from dissector.expected import NOT_KNOWN, SILENT
 from dissector.headers import ACK, ACKNOWLEDGEMENT, CAPTURED, FIN, FLAGS, LENGTH, POSITION, RST, SEQUENCE, SIDE, SYN
 from dissector.segments import COLUMNS, PACKET, UNSEEN, UNSEEN_OTHER, Segments
@@ -56,6 +56,8 @@ _NO_ROWS = np.zeros((0, COLUMNS), np.int64)
 _NO_TIMES = np.zeros(0, np.int64)
 _NO_OCTETS = np.zeros(0, np.uint8)
 _NO_ACKS = np.zeros((0, 3), np.int64)
+_NO_HELD, _NO_HELD_ACKS = np.zeros((2, 0, RANGE_COLUMNS), np.int64), np.zeros((2, 0, 3), np.int64)
+"""Of both sides."""
 
 
 @dataclass(slots=True)
@@ -118,9 +120,9 @@ class Stream:
         self._state = np.zeros((2, 15), np.int64)
         self._state[:, _END] = -1
         self._state[:, _ACKED] = -(1 << 62)
-        self._held = np.zeros((2, 0, RANGE_COLUMNS), np.int64)
-        self._acks = np.zeros((2, 0, 3), np.int64)
-        self._kept = [np.zeros(0, np.uint8), np.zeros(0, np.uint8)]
+        self._lent_state = lend(self._state, Table)
+        self._held, self._acks = _NO_HELD, _NO_HELD_ACKS
+        self._kept = [_NO_OCTETS, _NO_OCTETS]
         self.syn = [False, False]
         self.reset = False
 
@@ -223,40 +225,53 @@ class Stream:
 
     def _advance(self, rows: np.ndarray, times: np.ndarray, first: int, data: np.ndarray,
                  final: bool, now: int = 0, unseen: tuple[int, int] = (0, 0)) -> tuple[Run, Run]:
+        waiting, waiting_acks = self._held.shape[1], self._acks.shape[1]
         # A segment fills gaps between held ranges, and leaves at most one gap more than it found.
-        room = 2 * self._held.shape[1] + 3 * len(rows) + 8
+        room = 2 * waiting + 3 * len(rows) + 8
         held = np.empty((2, room, RANGE_COLUMNS), np.int64)
-        held[:, :self._held.shape[1]] = self._held
-        acks = np.empty((2, self._acks.shape[1] + len(rows) + 1, 3), np.int64)
-        acks[:, :self._acks.shape[1]] = self._acks
+        acks = np.empty((2, waiting_acks + len(rows) + 1, 3), np.int64)
         out = np.empty((2, 2 * room, RANGE_COLUMNS), np.int64)
-        syn, other_syn, reset = _assemble(rows, times, first, self._state, held, acks, out, final, self.limit, now)
+        if waiting:
+            held[:, :waiting] = self._held
+        if waiting_acks:
+            acks[:, :waiting_acks] = self._acks
+        syn, other_syn, reset = _assemble(rows, times, first, self._lent_state, held, acks, out, final, self.limit,
+                                          now)
         self.syn = [self.syn[0] or bool(syn), self.syn[1] or bool(other_syn)]
         self.reset |= bool(reset)
         for side in (0, 1):
             if unseen[side]:
                 self.skip(side, unseen[side])
         states = self._state.tolist()
-        runs = tuple(Run(out[side, :state[_OUT]], acks[side, :state[_ACKS]].copy(), data, self._kept[side])
-                     for side, state in enumerate(states))
-        self._retain(states, held, acks, data)
-        return runs  # type: ignore[return-value]
+        one, other = (Run(out[side, :state[_OUT]], acks[side, :state[_ACKS]], data, self._kept[side])
+                      for side, state in enumerate(states))
+        self._retain(states, held, data)
+        self._retain_acks(states, acks)
+        return one, other
 
-    def _retain(self, states: list[list[int]], held: np.ndarray, acks: np.ndarray, data: np.ndarray) -> None:
-        """Copy what must outlive the block: held octets, and ACKs that holes may need."""
-        self._held = held[:, :max(state[_HELD] for state in states)].copy()
-        left = [0, 0]
+    def _retain(self, states: list[list[int]], held: np.ndarray, data: np.ndarray) -> None:
+        """Copy what must outlive the block of the octets that wait."""
+        most = max(state[_HELD] for state in states)
+        self._held = held[:, :most].copy() if most else _NO_HELD
+        self._kept = [_kept(self._held[side, :state[_HELD]], data, self._kept[side]) if state[_HELD] else _NO_OCTETS
+                      for side, state in enumerate(states)]
+
+    def _retain_acks(self, states: list[list[int]], acks: np.ndarray) -> None:
+        """The same of ACKs that holes may need."""
+        left = [_NO_ACKS, _NO_ACKS]
         for side, state in enumerate(states):
-            self._kept[side] = _kept(self._held[side, :state[_HELD]], data, self._kept[side])
-            useful = acks[side, :state[_ACKS]]
-            if len(useful) and state[_STATE] != _WAITING:  # lower octets than those seen may be the start
+            count = state[_ACKS]
+            if not count or (state[_STATE] != _WAITING and acks.item(side, count - 1, COVERS) <= state[_NEXT]):
+                continue
+            useful = acks[side, :count]
+            if state[_STATE] != _WAITING:  # lower octets than those seen may be the start
                 useful = useful[useful[:, COVERS].searchsorted(state[_NEXT], "right"):]
-            if len(useful) > ACKS_MAX:
-                useful = useful[1::2]
-            left[side] = len(useful)
-            acks[side, :left[side]] = useful
-        self._state[:, _ACKS] = left
-        self._acks = acks[:, :max(left)].copy()
+            left[side] = useful[1::2] if len(useful) > ACKS_MAX else useful
+        counts = [len(useful) for useful in left]
+        self._state[:, _ACKS] = counts
+        self._acks = np.empty((2, max(counts), 3), np.int64) if any(counts) else _NO_HELD_ACKS
+        for side, useful in enumerate(left):
+            self._acks[side, :len(useful)] = useful
 
 
 @kernel

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from dissector import compiled
+from dissector import compiled, machine_code
 from tests.helpers import PCAPS
 
 CAPTURE = PCAPS / "colo-hvm-fast.proxy9001-lo.pcap.zst"
@@ -78,8 +79,18 @@ def called(module: ModuleType) -> tuple[int, int]:
 
 def kept(folder: Path) -> Path:
     """The one file of machine code below a folder."""
-    (path,) = folder.rglob("sample.add.*.o")
+    (path,) = folder.rglob("sample.add.*")
     return path
+
+
+@pytest.fixture(params=[".so", ".o"], ids=["linker", "no linker"])
+def suffix(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Of the files of machine code, on a system that has a linker, and on one that has none."""
+    if request.param == ".o":
+        monkeypatch.setenv("PATH", "")
+    elif not shutil.which("ld"):
+        pytest.skip("there is no linker (ld)")
+    return str(request.param)
 
 
 def run(**environment: str) -> subprocess.CompletedProcess[str]:
@@ -120,10 +131,31 @@ def test_no_other_memory_is_touched(sample: ModuleType, name: str, wrong: object
         sample.add(*(arguments | {name: wrong}).values(), False)
 
 
-def test_code_is_kept_beside_the_module(tmp_path: Path) -> None:
+def test_an_array_can_be_lent(sample: ModuleType) -> None:
+    table, row, octets = np.zeros((3, 2), np.int64), np.array([5, -7]), np.zeros(2, np.uint8)
+    lent = compiled.lend(table, compiled.Table)
+    assert sample.add(lent, compiled.lend(row, compiled.Numbers), octets, False) == (20, 6)
+    assert sample.add(lent, row, compiled.lend(octets, compiled.Octets), True) == (20, 6)
+    table[0, 0] = 3
+    assert sample.add(lent, row, octets, False) == (20, 6)
+    assert table.tolist() == [[8, -7], [5, -7], [5, -7]]
+
+
+def test_only_what_fits_can_be_lent(sample: ModuleType) -> None:
+    with pytest.raises(TypeError, match="not a writable array of int64 with 2 axes"):
+        compiled.lend(np.zeros(6, np.int64), compiled.Table)
+    with pytest.raises(TypeError, match="not a writable"):
+        compiled.lend(np.frombuffer(bytes(8), np.int64), compiled.Numbers)
+    row, octets = np.zeros(2, np.int64), np.zeros(2, np.uint8)
+    with pytest.raises(TypeError, match="table is not a writable array"):
+        sample.add(compiled.lend(row, compiled.Numbers), row, octets, False)
+
+
+def test_code_is_kept_beside_the_module(tmp_path: Path, suffix: str) -> None:
     assert called(loaded(tmp_path)) == (40, 6)
     path = kept(tmp_path)
     assert path.parent == tmp_path / "__pycache__"
+    assert path.suffix == suffix
     before = path.stat()
     assert called(loaded(tmp_path, "# A comment changes nothing.\n" + KERNEL)) == (40, 6)
     assert kept(tmp_path).stat() == before
@@ -143,14 +175,31 @@ def test_what_has_changed_is_compiled_again(tmp_path: Path, old: str, new: str, 
 @pytest.mark.parametrize("damage", [lambda octets: b"", lambda octets: octets[:-1], lambda octets: octets + b"\0",
                                     lambda octets: octets[:2000] + bytes([octets[2000] ^ 1]) + octets[2001:]],
                          ids=["empty", "short", "long", "one bit"])
-def test_a_damaged_file_is_made_again(tmp_path: Path, damage) -> None:  # type: ignore[no-untyped-def]
+def test_a_damaged_file_is_made_again(tmp_path: Path, suffix: str, damage) -> None:  # type: ignore[no-untyped-def]
     assert called(loaded(tmp_path)) == (40, 6)
     path = kept(tmp_path)
     whole = path.read_bytes()
+    path.unlink()  # what this process has loaded stays as it was
     path.write_bytes(damage(whole))
     assert called(loaded(tmp_path)) == (40, 6)
     assert len(kept(tmp_path).read_bytes()) == len(whole)
     assert kept(tmp_path).read_bytes() != damage(whole)
+
+
+def test_a_library_that_the_system_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine_code, "_library", lambda code: b"no library")  # as where files may not be executed
+    assert called(loaded(tmp_path)) == (40, 6)
+    assert called(loaded(tmp_path)) == (40, 6)
+
+
+def test_code_made_without_a_linker_goes_when_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as without:
+        without.setenv("PATH", "")
+        called(loaded(tmp_path))
+        assert kept(tmp_path).suffix == ".o"
+        called(loaded(tmp_path))
+    assert called(loaded(tmp_path, KERNEL.replace("2 * number", "5 * number"))) == (40, 15)
+    assert kept(tmp_path).suffix == (".so" if shutil.which("ld") else ".o")
 
 
 def test_the_folder_that_the_user_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +238,7 @@ def test_a_python_function_where_compiling_is_off(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
     module = loaded(tmp_path)
     assert called(module) == (40, 6)
-    assert not list(tmp_path.rglob("*.o"))
+    assert not list(tmp_path.rglob("sample.add.*"))
 
 
 def test_kernels_can_be_made_ready_before_they_are_needed(tmp_path: Path) -> None:
