@@ -10,6 +10,8 @@ from importlib import import_module
 
 import click
 
+from dissector import __version__
+
 _MODULES = {
     "lists": ("connections", "records", "syncs", "checkpoints", "phases", "iterations"),
     "measures": ("latency", "causes", "memory", "compare"),
@@ -34,7 +36,7 @@ class _Commands(click.Group):
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="coloscope", prog_name="coloscope")
+@click.version_option(__version__, prog_name="coloscope")
 def main() -> None:
     """See what a Xen migration, Remus or COLO pair says on the wire, and how long each step takes.
 

@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 _HOMES = {"Engine": "engine", "Finding": "findings", "Record": "record", "SourceError": "source",
           "Sync": "syncpoints"}
+__version__ = "0.1.0"
 __all__ = ["Engine", "Finding", "Record", "SourceError", "Sync"]
 
 
 def scapy_ext(ext: Any) -> None:
     """Register the Scapy layer: `conf.exts.load("coloscope")`, then `load_contrib("xen_migration")`."""
-    from importlib.metadata import version
     from pathlib import Path
 
-    ext.config("coloscope", version("coloscope"))
+    ext.config("coloscope", __version__)
     ext.register("xen_migration", ext.MODE.CONTRIB, Path(__file__).parent / "scapy" / "contrib.py")
 
 
