@@ -66,7 +66,7 @@ def lend(value: np.ndarray, kind: Any) -> Any:
     wanted = kind.__metadata__[0]
     if not wanted.fits(value):
         raise TypeError(f"what is lent is not {wanted}")
-    return value if _in_python() else _Lent(value, wanted)
+    return value if _IN_PYTHON else _Lent(value, wanted)
 
 
 Octets = Annotated[np.ndarray, Array(np.dtype(np.uint8), 1, writable=False)]
@@ -102,6 +102,9 @@ def copy_octets(data, p, size, out, at):  # type: ignore[no-untyped-def]
 
 def _in_python() -> bool:
     return os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
+
+
+_IN_PYTHON = _in_python()
 
 
 def kernel(function: Callable[P, R]) -> Callable[P, R]:

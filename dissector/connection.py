@@ -429,7 +429,7 @@ class Connection:
             self._opened |= structure in STATES[START[FORWARD]].fixed
 
     def _note_holes(self, run: Run, side: int) -> None:
-        if not len(run.rows) or not run.rows[:, HOLE].any():
+        if run.whole:
             return
         for i in np.flatnonzero(run.rows[:, HOLE]):
             row = run.rows[i]
@@ -451,6 +451,8 @@ class Connection:
         """Fill in when the records of this side were acknowledged."""
         acks = _joined(self._acks[side], run.acks)
         left = self._unacked[side]
+        if not left and not len(acks):
+            return
         if left and len(acks):
             places = acks[:, COVERS].searchsorted([record.end for record in left]).tolist()
             for record, at in zip(left, places, strict=True):

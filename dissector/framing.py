@@ -566,8 +566,8 @@ class Framer:
         self._limit = rows.item(-1, OFFSET) + rows.item(-1, SIZE)
         self.passage.look_at(run)
         self._lacks: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
-        if (lacks := rows[:, GIVEN] < rows[:, SIZE]).any():
-            lacking = rows[lacks]
+        if not run.whole:
+            lacking = rows[rows[:, GIVEN] < rows[:, SIZE]]
             self._lacks = (lacking[:, OFFSET] + lacking[:, GIVEN], lacking[:, OFFSET] + lacking[:, SIZE],
                            lacking[:, HOLE] != 0)
 

@@ -32,12 +32,13 @@ class Passage:
 
     def look_at(self, run: Run) -> None:
         """Take a run in hand."""
-        frames, holes = run.rows[:, FRAME], run.rows[:, HOLE] != 0
+        frames = run.rows[:, FRAME]
         self._times = run.rows[:, TIME].copy()
         upto = np.maximum.accumulate(frames)
         self._passed_upto = np.maximum(upto, self._passed[0])
         self._gap_upto: np.ndarray | None = None
-        if self._gap or holes.any():
+        if self._gap or not run.whole:
+            holes = run.rows[:, HOLE] != 0
             upto = np.maximum.accumulate(np.where(holes, 0, frames))
             gaps = np.where(holes, np.where(frames == 0, _NEVER, frames), 0)
             self._gap_upto = np.maximum(np.maximum.accumulate(gaps), self._gap)

@@ -48,7 +48,7 @@ RANGE_COLUMNS = 7
 
 # state of one direction
 (_ORIGIN, _NEXT, _HIGH, _STATE, _HELD, _HELD_OCTETS, _ACKED, _ACKS, _OUT, _END, _STALE,
- _REPEATED, _CROWDED, _FAR, _FAR_COUNT) = range(15)
+ _REPEATED, _CROWDED, _FAR, _FAR_COUNT, _LACKING) = range(16)
 _UNKNOWN, _WAITING, _RUNNING = range(3)
 _NOWHERE = -(1 << 62)
 
@@ -68,12 +68,14 @@ class Run:
     the snap length), PLACE of the octets (an index into `data`, or ~index into `kept`), FRAME and
     TIME that first showed them (of a hole: the first ACK that covers it, 0 without one), HOLE.
     `acks` (int64): what the peer acknowledged: COVERS every octet below, ACK_FRAME, ACK_TIME.
+    `whole`: no range is a hole or was cut.
     """
 
     rows: np.ndarray
     acks: np.ndarray
     data: np.ndarray
     kept: np.ndarray
+    whole: bool = False
 
     @property
     def begin(self) -> int:
@@ -91,12 +93,12 @@ class Run:
 
     def from_row(self, row: int) -> Run:
         """The ranges from `row` on, of the same block."""
-        return Run(self.rows[row:], _NO_ACKS, self.data, self.kept)
+        return Run(self.rows[row:], _NO_ACKS, self.data, self.kept, self.whole)
 
     def tail(self, row: int) -> Run:
         """The ranges from `row` on, with octets of their own that outlive the block."""
         rows = self.rows[row:].copy()
-        return Run(rows, _NO_ACKS, _NO_OCTETS, _kept(rows, self.data, self.kept))
+        return Run(rows, _NO_ACKS, _NO_OCTETS, _kept(rows, self.data, self.kept), self.whole)
 
     def behind(self, early: Run | None) -> Run:
         """This run with the ranges of an earlier `tail` in front."""
@@ -105,7 +107,7 @@ class Run:
         rows = early.rows.copy()
         rows[:, PLACE] -= len(self.kept)
         return Run(np.concatenate((rows, self.rows)), self.acks, self.data,
-                   np.concatenate((self.kept, early.kept)))
+                   np.concatenate((self.kept, early.kept)), self.whole and early.whole)
 
 
 NO_RUN = Run(np.zeros((0, RANGE_COLUMNS), np.int64), _NO_ACKS, _NO_OCTETS, _NO_OCTETS)
@@ -117,7 +119,7 @@ class Stream:
     def __init__(self) -> None:
         self.limit = HELD_OCTETS
         """Octets that may wait behind a hole."""
-        self._state = np.zeros((2, 15), np.int64)
+        self._state = np.zeros((2, 1 + _LACKING), np.int64)
         self._state[:, _END] = -1
         self._state[:, _ACKED] = -(1 << 62)
         self._lent_state = lend(self._state, Table)
@@ -243,7 +245,8 @@ class Stream:
             if unseen[side]:
                 self.skip(side, unseen[side])
         states = self._state.tolist()
-        one, other = (Run(out[side, :state[_OUT]], acks[side, :state[_ACKS]], data, self._kept[side])
+        one, other = (Run(out[side, :state[_OUT]], acks[side, :state[_ACKS]], data, self._kept[side],
+                          not state[_LACKING])
                       for side, state in enumerate(states))
         self._retain(states, held, data)
         self._retain_acks(states, acks)
@@ -281,7 +284,7 @@ def _assemble(rows: Table, times: Numbers, first: int, state: Table, held: Table
     that it is behind the last one, 0: what that one says.  Whether the one side's SYN, the other's, a RST came."""
     syn, other_syn, reset = 0, 0, 0
     for s in range(2):
-        state[s, _OUT] = 0
+        state[s, _OUT], state[s, _LACKING] = 0, 0
         _drain(state[s], held[s], out[s])
     for i in range(len(rows)):
         row = rows[i]
@@ -440,6 +443,7 @@ def _emit(mine, out, offset, size, given, place, frame, time, hole):  # type: ig
     row[OFFSET], row[SIZE], row[GIVEN], row[PLACE] = offset, size, given, place
     row[FRAME], row[TIME], row[HOLE] = frame, time, hole
     mine[_OUT] += 1
+    mine[_LACKING] |= given < size
     mine[_NEXT] = offset + size
 
 
