@@ -171,7 +171,7 @@ def _library(code: bytes) -> bytes | None:
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "kernel.o"), Path(folder, "kernel.so")
         source.write_bytes(code)
-        command = [linker, "-shared", "-s", "-z", "noexecstack", "-o", target, source]
+        command = [linker, "-shared", "-s", "-z", "noexecstack", "-o", str(target), str(source)]
         done = subprocess.run(command, capture_output=True)
         return target.read_bytes() if done.returncode == 0 else None
 

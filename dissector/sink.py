@@ -22,7 +22,6 @@ from dissector.packets import (
     Container,
     Packets,
 )
-from dissector.source import _zstd
 
 _MAGIC_NS = 0xA1B23C4D
 _CUSTOM = 0xBAD
@@ -50,7 +49,9 @@ class Sink:
         self._out = np.zeros(0, np.uint8)
         """Used again: memory that is new takes longer to fill than the rest of the work."""
         if path.endswith(".zst"):
-            self._file = _zstd().open(path, "wb")
+            import zstandard
+
+            self._file = zstandard.open(path, "wb")
         elif path.endswith(".gz"):
             self._file = gzip.GzipFile(path, "wb", compresslevel=6, mtime=0)
         else:

@@ -9,31 +9,13 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from zlib_ng import zlib_ng
-
+from dissector.compression import DECOMPRESSED, MAGIC_SIZE, MAGICS, WINDOW_LOG, CompressionError
 from dissector.decompressed import Damaged, Decompressed
 from dissector.errors import CannotDo
 from dissector.helper import is_worthwhile
 
-GZIP, ZSTD = "gzip", "zstd"
-_MAGICS = {b"\x1f\x8b": GZIP, b"\x28\xb5\x2f\xfd": ZSTD}
-_MAGIC_SIZE = max(map(len, _MAGICS))
-
-_ZLIB_ERROR: type[Exception] = zlib_ng.error  # type: ignore[assignment]  # its stubs call it an instance
-
 STDIN = "-"
-WINDOW_LOG = 27
-"""Memory that a zstd file may ask for is 2 to this power, as zstd itself has it: a few octets are
-enough to ask for 2 GiB."""
-_CHUNK = 1 << 17
-"""Compressed octets read at a time."""
-_PIECES = {GZIP: 1 << 17, ZSTD: 1 << 15}
-"""Octets decompressed at a time: what a fault can take with it.  Python's zstd joins more than 32 KiB out of parts,
-of gzip's state there is a copy each time."""
-_MEMORY = 4 << 20
-"""More than decompressing takes of memory at a time."""
 
 
 class SourceError(CannotDo):
@@ -58,103 +40,11 @@ class _Peeked(io.RawIOBase):
         return self._raw.readinto(buffer)
 
 
-class _GzipMember:
-    """zlib's decompressor with the manners of Python's other ones (bz2, lzma, zstd); hands out
-    every octet in front of a fault.  zlib-ng: 1.6 times as fast as Python's own."""
-
-    def __init__(self) -> None:
-        self._zlib = zlib_ng.decompressobj(wbits=31)
-
-    def decompress(self, octets: bytes, max_length: int) -> bytes:
-        octets = self._zlib.unconsumed_tail + octets
-        while True:
-            before = self._zlib.copy()  # type: ignore[attr-defined]  # its stubs do not know it
-            try:
-                return self._zlib.decompress(octets, max_length)
-            except _ZLIB_ERROR:
-                # What it had decompressed is lost with it: again, up to the fault.
-                if max_length == 1:
-                    raise
-                self._zlib, max_length = before, max_length // 2
-
-    @property
-    def needs_input(self) -> bool:
-        return not self._zlib.unconsumed_tail
-
-    @property
-    def eof(self) -> bool:
-        return self._zlib.eof
-
-    @property
-    def unused_data(self) -> bytes:
-        return self._zlib.unused_data.lstrip(b"\0")  # gzip allows zeros behind a member
-
-
-class _Members(io.RawIOBase):
-    """Decompresses members one behind the other.
-
-    Unlike the file objects of the libraries it hands out what stands in front of a fault before it
-    raises, and raises at an early end.  It fills the buffer (a file of many tiny members comes in no
-    smaller pieces than another), or, of a pipe, gives all that the octets read so far hold.
-    """
-
-    def __init__(self, raw: io.RawIOBase, member: Callable[[], Any], piece: int, is_pipe: bool) -> None:
-        self._raw, self._new, self._member, self._piece, self._is_pipe = raw, member, member(), piece, is_pipe
-        self._error: Exception | None = None
-        # Until glibc has seen such a size come and go, it gives the system back what each piece has taken: then
-        # page faults are a third of the time.
-        bytes(_MEMORY)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer) -> int | None:  # type: ignore[no-untyped-def]
-        if self._error:
-            raise self._error
-        filled = 0
-        while filled < len(buffer):
-            octets = self._member.unused_data if self._member.eof else b""
-            if not octets and (self._member.eof or self._member.needs_input):
-                if filled and self._is_pipe:
-                    break
-                read = self._raw.read(_CHUNK)
-                if read is None:  # more may come
-                    return filled or None
-                octets = read
-                if not octets and not self._member.eof:
-                    self._error = EOFError("it ends early")
-                    if not filled:
-                        raise self._error
-                    break
-                if not octets:
-                    break
-            if self._member.eof:
-                self._member = self._new()
-            try:
-                out = self._member.decompress(octets, min(len(buffer) - filled, self._piece))
-            except Exception as error:
-                self._error = error
-                if not filled:
-                    raise
-                break
-            buffer[filled:filled + len(out)] = out
-            filled += len(out)
-        return filled
-
-
-def _zstd() -> Any:
-    if sys.version_info >= (3, 14):
-        from compression import zstd
-    else:
-        from backports import zstd
-    return zstd
-
-
 def is_compressed(name: str) -> bool:
     """Whether this is a compressed file; not if it cannot be read."""
     try:
         with open(name, "rb", buffering=0) as file:
-            return file.read(_MAGIC_SIZE).startswith(tuple(_MAGICS))
+            return file.read(MAGIC_SIZE).startswith(tuple(MAGICS))
     except OSError:
         return False
 
@@ -186,7 +76,6 @@ class Source:
                  on_progress: Callable[[int], None] | None = None, ahead: bool = False) -> None:
         self.name = os.fspath(name)
         self.fault: str | None = None
-        self._errors: tuple[type[Exception], ...] = (EOFError, OSError, _ZLIB_ERROR)
         self._on_progress = on_progress
         self._reported = 0
         self._ahead = b""
@@ -194,7 +83,7 @@ class Source:
         self.seekable = self._raw.seekable() and self.name != STDIN
         self.size = os.fstat(self._raw.fileno()).st_size if self.seekable else 0
         head = b""
-        while len(head) < _MAGIC_SIZE and (more := self._raw.read(_MAGIC_SIZE - len(head))) != b"":
+        while len(head) < MAGIC_SIZE and (more := self._raw.read(MAGIC_SIZE - len(head))) != b"":
             head += more or b""
         if self.seekable:
             self._raw.seek(0)
@@ -202,21 +91,13 @@ class Source:
         else:
             octets = _Peeked(self._raw, head)
         self._octets = octets
-        self.compression = next((name for magic, name in _MAGICS.items() if head.startswith(magic)), "")
+        self.compression = next((name for magic, name in MAGICS.items() if head.startswith(magic)), "")
         self._place: io.RawIOBase = self._raw
         if self.compression and self.seekable and ahead and is_worthwhile([self.name]):
             with contextlib.suppress(OSError):  # decompressing here is slower, but possible
                 self._octets = self._place = Decompressed(self.name)
-        if isinstance(self._octets, Decompressed):
-            pass
-        elif self.compression == GZIP:
-            self._octets = _Members(octets, _GzipMember, _PIECES[GZIP], not self.seekable)
-        elif self.compression == ZSTD:
-            zstd = _zstd()
-            self._errors = (*self._errors, zstd.ZstdError)
-            narrow = {zstd.DecompressionParameter.window_log_max: WINDOW_LOG}
-            self._octets = _Members(octets, lambda: zstd.ZstdDecompressor(options=narrow), _PIECES[ZSTD],
-                                         not self.seekable)
+        if self.compression and not isinstance(self._octets, Decompressed):
+            self._octets = DECOMPRESSED[self.compression](octets, is_pipe=not self.seekable)
 
     def peek(self, count: int) -> bytes:
         """The next `count` octets, which stay; fewer if there are no more."""
@@ -240,7 +121,7 @@ class Source:
         except Damaged as damage:
             self.fault = str(damage)
             return 0
-        except self._errors as error:
+        except (CompressionError, OSError) as error:
             self.fault = f"the {self.compression or 'input'} data is damaged ({error})"
             if "too much memory" in str(error):
                 self.fault = (f"the zstd data needs more than {1 << WINDOW_LOG - 20} MiB of memory; "

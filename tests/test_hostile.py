@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zstandard
 
 import analysis
 from dissector import connection, engine, findings, packets, segments, streams
@@ -24,7 +25,7 @@ from dissector.headers import ACK, CAPTURED, FLAGS, LENGTH, SEQUENCE, SYN, Heade
 from dissector.packets import Packets, Reader
 from dissector.record import Record
 from dissector.segments import COLUMNS, PACKET, Segments, Streams
-from dissector.source import Source, _zstd
+from dissector.source import Source
 from dissector.streams import OFFSET, SIZE, Stream
 from tests.helpers import Read, collect, read
 from tests.synthesiser import files, stream
@@ -367,8 +368,8 @@ def test_tiny_members_come_in_one_piece(tmp_path: Path, frames: list[tuple[int, 
 @pytest.mark.parametrize(("window", "fits"), [(27, True), (28, False)])
 def test_memory_that_a_zstd_file_asks_for(tmp_path: Path, frames: list[tuple[int, bytes]], window: int,
                                           fits: bool) -> None:
-    zstd = _zstd()
-    maker = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: window})
+    parameters = zstandard.ZstdCompressionParameters(window_log=window)
+    maker = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
     octets = files.pcap(frames)
     (tmp_path / "x.zst").write_bytes(maker.compress(octets[:99]) + maker.compress(octets[99:]) + maker.flush())
     if fits:

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from dissector.source import _zstd
+import zstandard
+
 from tests.synthesiser.wire import Wire
 
 LINKTYPES = {"ethernet": 1, "vlan": 1, "qinq": 1, "sll": 113, "sll2": 276, "raw": 101, "null": 0,
@@ -21,8 +22,7 @@ _MAC = bytes.fromhex("020000000001020000000002")
 
 def compress_zstd(octets: bytes) -> bytes:
     """One zstd frame."""
-    compressed: bytes = _zstd().compress(octets)
-    return compressed
+    return zstandard.compress(octets)
 
 
 def _ip(payload: int, source: str, target: str, protocol: int, fragment: int = 0) -> bytes:
@@ -164,5 +164,5 @@ def opened(path: Path, mode: Literal["rb", "wb"] = "wb") -> io.BufferedIOBase:
     if path.suffix == ".gz":
         return gzip.open(path, mode, compresslevel=1)
     if path.suffix == ".zst":
-        return _zstd().open(path, mode)
+        return zstandard.open(path, mode)
     return path.open(mode)
