@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from dissector.helper import Helper, Room
 
-_PIECES, _PIECE = 8, 1 << 21
+_PIECES, _PIECE = 8, 1 << 20
 
 
 class Damaged(Exception):
