@@ -192,9 +192,10 @@ class Engine:
                               for direction in DIRECTIONS)
         return primary, secondary
 
-    def _packets(self, packets: Packets, file: File) -> Iterator[Record | Sync | Message]:
+    def _packets(self, packets: Packets, file: File) -> list[Record | Sync | Message]:
+        events: list[Record | Sync | Message] = []
         if not len(packets):
-            return
+            return events
         file.packets += len(packets)
         file.drops = packets.drops
         if packets.container is not None and file.seekable:
@@ -205,11 +206,7 @@ class Engine:
         segments = self.streams.scan(packets)
         if self.streams.counters[hd.UNKNOWN_LINK] > unknown:
             self._links |= set(np.unique(packets.link).tolist()) - {*LINKS, NO_PACKET}
-        rows = segments.rows
-        if not len(rows):
-            return
-        events: list[Record | Sync | Message] = []
-        for number, mine in _by_stream(rows):
+        for number, mine in _by_stream(segments.rows) if len(segments.rows) else ():
             connection = self.connections.get(number) or self._open(number)
             records = self._feed(connection, segments, mine)
             if self._keeps(connection):
@@ -217,7 +214,7 @@ class Engine:
                 events += self._take(connection)
             else:
                 self._leave(connection)
-        yield from events
+        return events
 
     def _open(self, number: int) -> Connection:
         """Follow a connection that has its first octets."""

@@ -91,6 +91,8 @@ class _Shape:
     body_length: int | None
     length: int
     order: str
+    kept: int | None = None
+    """Octets in front of page contents or a blob, or all of them; None: a count among them tells."""
     shifted: bool = False
 
 
@@ -117,8 +119,9 @@ def _breaches(structure: Structure, octets: bytes, order: str, length: int | Non
 
 
 @lru_cache(maxsize=1024)
-def _headed(state: State, number: int, body_length: int, order: str) -> _Shape:
+def _headed(state: State, header: bytes, order: str) -> _Shape:
     """What a record header alone tells in this state.  Raises _NoRecord."""
+    number, body_length = fields.record_header(header, order)
     structure = None
     for candidate in state.numbered(number):
         if candidate.layer == state.layer or fields.fixed_size(candidate) in (body_length, None):
@@ -131,7 +134,10 @@ def _headed(state: State, number: int, body_length: int, order: str) -> _Shape:
     if body_length > BODY_LENGTH_MAX:
         raise _NoRecord(f"a {structure.name if structure else hex(number)} of {body_length} "
                         "octets is longer than the protocol allows")
-    return _Shape(structure, layer, number, body_length, padded(body_length), order)
+    kept: int | None = padded(body_length)
+    if structure and (contents := fields.keeps(structure)):
+        kept = None if fields.counts_items(structure) else fields.place(structure, contents)[0]
+    return _Shape(structure, layer, number, body_length, padded(body_length), order, kept)
 
 
 class Framer:
@@ -376,16 +382,15 @@ class Framer:
         state = self.state
         order = self._orders.get(state.layer) or self._orders.setdefault(
             state.layer, self._likely_order(head))
-        shape = _headed(state, *fields.record_header(head, order), order)
-        structure, keep = shape.structure, shape.length
-        if structure is not None:
-            if not state.layer:
-                shape = self._check_back(structure, head, shape)
-                keep = shape.length
-            if contents := fields.keeps(structure):
-                keep = self._before_contents(structure, contents, head, shape)
+        shape = _headed(state, head[:HEADER_SIZE], order)
+        structure, keep = shape.structure, shape.length if shape.kept is None else shape.kept
+        if structure is not None and not state.layer:
+            shape = self._check_back(structure, head, shape)
+            keep = shape.length
+        elif structure is not None and shape.kept is None:
+            keep = self._before_contents(structure, head, shape)
         wanted = self.contents and structure in (PAGE_DATA, CHECKPOINT_DIRTY_PFN_LIST)
-        self._keep = shape.length if wanted else min(keep, KEPT_MAX)
+        self._keep = shape.length if wanted else min(keep, shape.length, KEPT_MAX)
         return shape
 
     @staticmethod
@@ -394,12 +399,10 @@ class Framer:
         return min((fields.LITTLE_ENDIAN, fields.BIG_ENDIAN),
                    key=lambda order: fields.record_header(head, order)[0])
 
-    def _before_contents(self, structure: Structure, contents: str, head: bytes,
-                         shape: _Shape) -> int:
-        """Octets of a record in front of its page contents or blob."""
+    def _before_contents(self, structure: Structure, head: bytes, shape: _Shape) -> int:
+        """Octets of a record in front of its page contents, which a field counts."""
         array = fields.counts_items(structure)
-        if array is None:
-            return min(fields.place(structure, contents)[0], shape.length)
+        assert array is not None
         at, width = fields.place(structure, array.name)
         if len(head) < min(at, shape.length) and not self._head_ends:
             raise _NeedOctets(min(at, shape.length))
