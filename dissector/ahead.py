@@ -15,7 +15,7 @@ from dissector.source import Source, is_compressed
 if TYPE_CHECKING:
     from dissector.blocks import Block
 
-SLOTS = 12
+SLOTS = 20
 """Records come in bursts: reading goes on meanwhile."""
 
 

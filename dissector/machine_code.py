@@ -20,10 +20,7 @@ import importlib
 import itertools
 import os
 import re
-import shutil
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -166,6 +163,10 @@ def _globals(function: Function) -> Iterator[tuple[str, Any]]:
 
 def _library(code: bytes) -> bytes | None:
     """A shared library with this object code; None where there is no linker, or it is another system's."""
+    import shutil
+    import subprocess
+    import tempfile
+
     if not (linker := shutil.which("ld")):
         return None
     with tempfile.TemporaryDirectory() as folder:

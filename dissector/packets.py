@@ -19,9 +19,9 @@ from dissector.headers import COLUMNS as HEADER_COLUMNS
 from dissector.headers import NO_LINK, NO_PACKET, POSITION, Headers, _be, read_headers
 from dissector.source import Source, SourceError
 
-BLOCK = 8 << 20
+BLOCK = 4 << 20
 """Octets handed on at a time; a packet or pcapng block longer than this is skipped or refused."""
-_PIECE = 1 << 20
+_PIECE = 2 << 20
 """Octets of a file read at a time: their headers are read while they are still in the processor's own cache."""
 ROWS = 1 << 14
 """Packets handed on at a time."""
