@@ -12,7 +12,7 @@ REPORT := colo-hvm-fast.A.html
 
 # Programs that only the tests or the benchmark need, and the Debian packages that have them.
 programs: PROGRAMS := \
-  tshark:tshark dumpcap:wireshark-common tcpdump:tcpdump ip:iproute2 editcap:wireshark-common \
+  tshark:tshark dumpcap:wireshark-common tcpdump:tcpdump ip:iproute2 editcap:wireshark-common ld:binutils \
   chromium:chromium luacheck:lua-check luac5.1:lua5.1 luac5.2:lua5.2 luac5.3:lua5.3 luac5.4:lua5.4
 bench-programs: PROGRAMS := \
   tshark:tshark capinfos:wireshark-common tcpdump:tcpdump pigz:pigz zstd:zstd
