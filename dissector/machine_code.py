@@ -47,9 +47,12 @@ _DESTRUCTOR = "NRT_MemInfo_call_dtor"
 _numbers = itertools.count()
 _DIGEST = hashlib.sha256
 """Of a file's code, at its end: what is behind a library's own end harms nobody."""
+_PATIENCE = 60
+"""Seconds for the linker, which takes a hundredth of one."""
 _LIBRARY, _OBJECT = ".so", ".o"
 """Suffixes of files: a shared library, object code."""
-_ABOUT_PROCESSORS = ("vendor_id", "cpu family", "model", "stepping", "flags", "Features", "CPU ", "isa", "cpu\t")
+_ABOUT_PROCESSORS = ("vendor_id", "model", "stepping", "flags", "features", "cpu family", "cpu impl", "cpu arch",
+                     "cpu var", "cpu part", "isa", "cpu\t")
 """Lines of /proc/cpuinfo, of several architectures."""
 
 
@@ -59,14 +62,16 @@ def load(function: Function, parameters: dict[str, Array | type], results: int) 
     `parameters` are arrays, int and bool.  Made anew, in some seconds, where no file has it.
     """
     wrapper = _wrapper(parameters, results)
-    key = _key(function, wrapper)
+    key = _key(function, parameters, wrapper)
     loaded = _read(function, key)
     if loaded is None:
         code = _make(function, parameters, wrapper)
         library = _library(code)
         _write(function, key, *((_LIBRARY, library) if library else (_OBJECT, code)))
-        loaded = _read(function, key) or _link(code)
-    return loaded
+        loaded = _read(function, key)
+        if loaded is None and library:  # as where files may not be executed
+            _write(function, key, _OBJECT, code)
+    return loaded or _link(code)
 
 
 def _wrapper(parameters: dict[str, Array | type], results: int) -> str:
@@ -169,18 +174,24 @@ def _library(code: bytes) -> bytes | None:
 
     if not (linker := shutil.which("ld")):
         return None
-    with tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder, "kernel.o"), Path(folder, "kernel.so")
-        source.write_bytes(code)
-        command = [linker, "-shared", "-s", "-z", "noexecstack", "-o", str(target), str(source)]
-        done = subprocess.run(command, capture_output=True)
-        return target.read_bytes() if done.returncode == 0 else None
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            source, target = Path(folder, "kernel.o"), Path(folder, "kernel.so")
+            source.write_bytes(code)
+            command = [linker, "-shared", "-s", "-z", "noexecstack", "-o", str(target), str(source)]
+            done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=_PATIENCE)
+            return target.read_bytes() if done.returncode == 0 else None
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def _open(path: Path) -> tuple[int, object]:
     """Load a shared library.  Raises OSError where the system does not."""
     library = ctypes.CDLL(str(path))
-    return ctypes.cast(library[_SYMBOL], ctypes.c_void_p).value or 0, library
+    try:
+        return ctypes.cast(library[_SYMBOL], ctypes.c_void_p).value or 0, library
+    except AttributeError as error:
+        raise OSError(str(error)) from None
 
 
 @functools.cache
@@ -201,9 +212,9 @@ def _link(code: bytes) -> tuple[int, object]:
     return tracker[_SYMBOL], tracker
 
 
-def _key(function: Function, wrapper: str) -> bytes:
+def _key(function: Function, parameters: dict[str, Array | type], wrapper: str) -> bytes:
     """Another one wherever the machine code may be another one."""
-    facts = [_described(function), wrapper, _circumstances()]
+    facts = [_described(function), [str(kind) for kind in parameters.values()], wrapper, _circumstances()]
     return _DIGEST(repr(facts).encode()).digest()
 
 
@@ -231,13 +242,15 @@ def _code(code: CodeType) -> list[Any]:
 def _circumstances() -> list[Any]:
     """How it is made (this file), versions, processor, settings."""
     # Asking importlib.metadata would take as long as loading all kernels does.
-    numba = find_spec("numba")
-    site = Path(numba.origin).parent.parent if numba and numba.origin else Path()
-    versions = sorted(folder.name for name in ("numba", "llvmlite") for folder in site.glob(f"{name}-*-info"))
+    versions = []
+    for name in ("numba", "llvmlite"):
+        found = find_spec(name)
+        site = Path(found.origin).parent.parent if found and found.origin else Path()
+        versions += sorted(folder.name for folder in site.glob(f"{name}-*-info"))
     settings = {name: value for name, value in os.environ.items() if name.startswith("NUMBA_")}
     settings.pop("NUMBA_CACHE_DIR", None)
-    return [Path(__file__).read_bytes(), sys.version, np.__version__, versions, sorted(settings.items()),
-            _processor()]
+    return [Path(__file__).read_bytes(), sys.version, sys.maxsize, np.__version__, versions,
+            sorted(settings.items()), _processor()]
 
 
 def _processor() -> list[str]:
@@ -245,7 +258,8 @@ def _processor() -> list[str]:
     found = []
     with contextlib.suppress(OSError), open("/proc/cpuinfo") as facts:
         # All of the first core but what differs from moment to moment.
-        found = [line for line in itertools.takewhile(str.strip, facts) if line.startswith(_ABOUT_PROCESSORS)]
+        found = [line for line in itertools.takewhile(str.strip, facts)
+                 if line.lower().startswith(_ABOUT_PROCESSORS)]
     if found:
         return found
     from llvmlite import binding

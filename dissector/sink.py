@@ -12,6 +12,7 @@ from typing import IO, Any
 import numpy as np
 
 from dissector.compiled import OctetBuffer, Octets, Table, compiled, copy_octets, kernel
+from dissector.compression import zstd
 from dissector.headers import NO_PACKET
 from dissector.packets import (
     _EPB,
@@ -49,9 +50,7 @@ class Sink:
         self._out = np.zeros(0, np.uint8)
         """Used again: memory that is new takes longer to fill than the rest of the work."""
         if path.endswith(".zst"):
-            import zstandard
-
-            self._file = zstandard.open(path, "wb")
+            self._file = zstd().open(path, "wb")
         elif path.endswith(".gz"):
             self._file = gzip.GzipFile(path, "wb", compresslevel=6, mtime=0)
         else:

@@ -189,7 +189,7 @@ def test_a_damaged_file_is_made_again(tmp_path: Path, suffix: str, damage) -> No
 def test_a_library_that_the_system_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine_code, "_library", lambda code: b"no library")  # as where files may not be executed
     assert called(loaded(tmp_path)) == (40, 6)
-    assert called(loaded(tmp_path)) == (40, 6)
+    assert kept(tmp_path).suffix == ".o"  # so that it is not made each time
 
 
 def test_code_made_without_a_linker_goes_when_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,3 +246,23 @@ def test_kernels_can_be_made_ready_before_they_are_needed(tmp_path: Path) -> Non
             "print(all('_machine' in vars(kernel) for kernel in c._KERNELS), len(c._KERNELS) > 5)")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "True"]
+
+
+@pytest.mark.parametrize("program", ["", "#!/bin/sh\nexit 1\n", "#!/bin/sh\nexit 0\n", "\0no program"],
+                         ids=["empty", "fails", "makes nothing", "cannot be run"])
+def test_a_linker_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "ld").write_text(program)
+    (tmp_path / "bin" / "ld").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert called(loaded(tmp_path)) == (40, 6)
+    assert kept(tmp_path).suffix == ".o"
+
+
+def test_an_array_of_another_kind_is_another_kernel(tmp_path: Path) -> None:
+    source = KERNEL.replace("row: Numbers", "row: Slots").replace("import Numbers", "import Slots")
+    assert called(loaded(tmp_path)) == (40, 6)
+    module = loaded(tmp_path, source)
+    table = np.zeros((3, 2), np.int64)
+    module.add(table, np.array([5, -7], np.int32), np.zeros(0, np.uint8), False)
+    assert table.tolist() == [[5, -7]] * 3

@@ -9,28 +9,33 @@ import random
 from collections.abc import Callable, Iterator
 
 import pytest
-import zstandard
 
-from dissector.compression import GZIP, ZSTD, CompressionError, Gzip, Zstd
+from dissector.compression import GZIP, ZSTD, CompressionError, Gzip, Zstd, zstd
 
 Pack = Callable[[bytes], bytes]
 _RANDOM = random.Random(5)
 OCTETS = b"".join(_RANDOM.randbytes(3000) + bytes(_RANDOM.randrange(60_000)) for _ in range(12))
 
 
+def zstd_with(octets: bytes, **options: int) -> bytes:
+    parameters = zstd().CompressionParameter
+    return zstd().compress(octets, options={parameters[name]: value for name, value in options.items()})
+
+
 def checked(octets: bytes) -> bytes:
     """A frame as the program zstd writes it: its checksum comes behind the last block."""
-    return zstandard.ZstdCompressor(write_checksum=True).compress(octets)
+    return zstd_with(octets, checksum_flag=1)
 
 
-def streamed(octets: bytes) -> bytes:
-    """A frame that does not tell its size."""
-    maker = zstandard.ZstdCompressor().compressobj()
-    return maker.compress(octets) + maker.flush()
+def flushed(octets: bytes) -> bytes:
+    """A frame of many small blocks, which does not tell its size."""
+    maker = zstd().ZstdCompressor()
+    blocks = [maker.compress(octets[at:at + 2000], mode=maker.FLUSH_BLOCK) for at in range(0, len(octets), 2000)]
+    return b"".join(blocks) + maker.flush()
 
 
-PACKED = [pytest.param(Gzip, gzip.compress, id=GZIP), pytest.param(Zstd, zstandard.compress, id=ZSTD),
-          pytest.param(Zstd, checked, id="checksum"), pytest.param(Zstd, streamed, id="no size")]
+PACKED = [pytest.param(Gzip, gzip.compress, id=GZIP), pytest.param(Zstd, zstd_with, id=ZSTD),
+          pytest.param(Zstd, checked, id="checksum"), pytest.param(Zstd, flushed, id="blocks")]
 
 
 class Pieces(io.RawIOBase):
@@ -82,6 +87,26 @@ def test_an_early_end_is_told(kind: type, pack: Pack) -> None:
         assert fault == ("" if cut == len(one) else "it ends early")
         if cut > len(one):
             assert len(octets) >= 90_000
+
+
+@pytest.mark.parametrize(("kind", "pack"), PACKED)
+@pytest.mark.parametrize("octets", [_RANDOM.randbytes(600), _RANDOM.randbytes(6000), b"x" * 9000], ids=len)
+def test_an_early_end_of_octets_that_do_not_compress(kind: type, pack: Pack, octets: bytes) -> None:
+    packed = pack(octets)
+    for cut in range(1, len(packed)):
+        found, fault = read(kind, packed[:cut])
+        assert octets.startswith(found)
+        assert fault == "it ends early"
+
+
+@pytest.mark.parametrize(("kind", "pack"), PACKED)
+def test_a_pipe_holds_nothing_back(kind: type, pack: Pack) -> None:
+    """Whatever has come goes on, although the other side is silent then."""
+    packed, buffer, octets = pack(OCTETS), bytearray(1 << 20), b""
+    source = kind(Pieces(iter([packed, *[None] * 99])), is_pipe=True)
+    while (count := source.readinto(memoryview(buffer))) is not None:
+        octets += buffer[:count]
+    assert octets == OCTETS
 
 
 @pytest.mark.parametrize(("kind", "pack"), PACKED)

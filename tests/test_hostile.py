@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import zstandard
 
 import analysis
 from dissector import connection, engine, findings, packets, segments, streams
 from dissector import protocol as p
+from dissector.compression import zstd
 from dissector.engine import Engine
 from dissector.errors import CannotDo
 from dissector.explain import explain
@@ -368,8 +368,7 @@ def test_tiny_members_come_in_one_piece(tmp_path: Path, frames: list[tuple[int, 
 @pytest.mark.parametrize(("window", "fits"), [(27, True), (28, False)])
 def test_memory_that_a_zstd_file_asks_for(tmp_path: Path, frames: list[tuple[int, bytes]], window: int,
                                           fits: bool) -> None:
-    parameters = zstandard.ZstdCompressionParameters(window_log=window)
-    maker = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    maker = zstd().ZstdCompressor(options={zstd().CompressionParameter.window_log: window})
     octets = files.pcap(frames)
     (tmp_path / "x.zst").write_bytes(maker.compress(octets[:99]) + maker.compress(octets[99:]) + maker.flush())
     if fits:

@@ -11,8 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-import zstandard
-
+from dissector.compression import zstd
 from tests.synthesiser.wire import Wire
 
 LINKTYPES = {"ethernet": 1, "vlan": 1, "qinq": 1, "sll": 113, "sll2": 276, "raw": 101, "null": 0,
@@ -22,7 +21,8 @@ _MAC = bytes.fromhex("020000000001020000000002")
 
 def compress_zstd(octets: bytes) -> bytes:
     """One zstd frame."""
-    return zstandard.compress(octets)
+    compressed: bytes = zstd().compress(octets)
+    return compressed
 
 
 def _ip(payload: int, source: str, target: str, protocol: int, fragment: int = 0) -> bytes:
@@ -164,5 +164,5 @@ def opened(path: Path, mode: Literal["rb", "wb"] = "wb") -> io.BufferedIOBase:
     if path.suffix == ".gz":
         return gzip.open(path, mode, compresslevel=1)
     if path.suffix == ".zst":
-        return zstandard.open(path, mode)
+        return zstd().open(path, mode)
     return path.open(mode)
