@@ -119,7 +119,8 @@ def test_colo(case: str, tmp_path: Path) -> None:
     assert {point["status"] for point in syncs} == {"ok"}
     assert [row["number"] for row in checkpoints] == list(range(7))
     assert all(row["pages"] == 64 for row in checkpoints[1:])
-    assert not watched.of("finding")
+    # Two processors stamp packets, and may put them into dumpcap's buffer the other way round.
+    assert {finding["rule"] for finding in watched.of("finding")} <= {"clock_back"}
     assert len(watched.files) > 20 or "ring" not in CASES[case]
     end = watched.events[-1]
     assert (end["event"], end["holes"], end["connections"]) == ("end", 0, 1)
