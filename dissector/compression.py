@@ -59,9 +59,13 @@ class _Octets(io.RawIOBase):
         """Some of the next octets; 0 at the end, None if nothing has come for a moment."""
         raise NotImplementedError
 
-    def _read(self) -> bytes | None:
-        """The next compressed octets; empty at the end, None if none have come, or others should go on first."""
-        return None if self._filled and self._is_pipe else self._raw.read(_CHUNK)
+    def _read(self, is_between: bool) -> bytes | None:
+        """The next compressed octets; empty at the end, which must be between members, None if none have come, or
+        others should go on first."""
+        octets = None if self._filled and self._is_pipe else self._raw.read(_CHUNK)
+        if octets == b"" and not is_between:
+            raise CompressionError("it ends early")
+        return octets
 
 
 class Gzip(_Octets):
@@ -82,13 +86,9 @@ class Gzip(_Octets):
             member = self._member
             octets = member.unused_data.lstrip(b"\0") if member.eof else member.unconsumed_tail
             if not octets:
-                read = self._read()
-                if read is None:
-                    return None
-                if not read and not member.eof:
-                    raise CompressionError("it ends early")
+                read = self._read(member.eof)
                 if not read:
-                    return 0
+                    return None if read is None else 0
                 octets = read.lstrip(b"\0") if member.eof else read  # zeros may stand behind a member
                 if not octets:
                     continue
@@ -126,13 +126,9 @@ class Zstd(_Octets):
             frame = self._frame
             octets = frame.unused_data if frame.eof else b""
             if not octets and (frame.eof or frame.needs_input):
-                read = self._read()
-                if read is None:
-                    return None
-                if not read and not frame.eof:
-                    raise CompressionError("it ends early")
+                read = self._read(frame.eof)
                 if not read:
-                    return 0
+                    return None if read is None else 0
                 octets = read
             if frame.eof:
                 frame = self._frame = self._library.ZstdDecompressor(options=self._narrow)
