@@ -22,7 +22,7 @@ from dissector.source import Source, SourceError
 BLOCK = 4 << 20
 """Octets handed on at a time; a packet or pcapng block longer than this is skipped or refused."""
 _PIECE = 2 << 20
-"""Octets of a file read at a time: their headers are read while they are still in the processor's own cache."""
+"""Octets of a file read at a time: their headers are read while they are still in the processor's cache."""
 ROWS = 1 << 14
 """Packets handed on at a time."""
 PACKET_MAX = 1 << 20

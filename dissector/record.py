@@ -32,7 +32,6 @@ stream or the file ended inside; not ended yet (live)."""
 KEPT_MAX = 64 << 10
 """Octets of a record that are kept; page contents and blobs never are."""
 
-
 REMEMBERED_MAX = 1024
 """Octets of a record at most of which is remembered what they say: most short records are ones that came before,
 octet for octet."""
