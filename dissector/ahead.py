@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Blocks of files that a second process reads: it finds packets and reads their headers while this one frames
-records."""
+records.  Octets stay in the file (`dissector.octets`)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from dissector.helper import Helper, Room, is_worthwhile
-from dissector.source import Source, is_compressed
+from dissector.source import Source, SourceError, is_compressed, open_raw
 
 if TYPE_CHECKING:
-    from dissector.blocks import Block
+    from dissector.blocks import Block, File
+    from dissector.octets import InFile
+    from dissector.packets import Container
 
-SLOTS = 20
+SLOTS = 32
 """Records come in bursts: reading goes on meanwhile."""
 
 
@@ -53,22 +55,33 @@ class Ahead:
         self._helper = Helper(_read, names, SLOTS, Slot.size())
 
     def __iter__(self) -> Iterator[Block]:
-        from dissector.packets import Slot
+        from dissector.blocks import File
+        from dissector.packets import NO_OCTETS, Slot
 
-        slots = [Slot(memory) for memory in self._helper.slots]
-        container = None
+        slots = [Slot(memory, NO_OCTETS) for memory in self._helper.slots]
+        container: Container | None = None
+        file: InFile | None = None
         try:
             while (message := self._helper.next()) is not None:
-                if not isinstance(message, tuple):
-                    yield message
+                if isinstance(message, File):
+                    file = _open(message)
+                elif isinstance(message, tuple):
+                    slot, count, first, start, origin, octets, change = message
+                    container = change or container
+                    if self._on_progress:
+                        self._on_progress(octets)
+                    yield slots[slot].packets(count, first, start, container, file, origin)
+                    self._helper.give_back(slot)
                     continue
-                slot, count, first, start, octets, change = message
-                container = change or container
-                if self._on_progress:
-                    self._on_progress(octets)
-                yield slots[slot].packets(count, first, start, container)
-                self._helper.give_back(slot)
+                elif file:
+                    if file.is_short:
+                        message.fault = message.fault or "it became shorter while it was read"
+                    file.close()
+                    file = None
+                yield message
         finally:
+            if file:
+                file.close()
             self.close()
 
     def close(self) -> None:
@@ -76,13 +89,26 @@ class Ahead:
         self._helper.close()
 
 
+def _open(file: File) -> InFile:
+    """The file that the process reads.  Raises SourceError if that is not there any more."""
+    from dissector.octets import InFile
+
+    with open_raw(file.name) as raw:
+        about = os.fstat(raw.fileno())
+        if (about.st_dev, about.st_ino) != file.identity:
+            raise SourceError(f"{file.text}: another file has come in its place while it was read; try again")
+        return InFile(os.dup(raw.fileno()))
+
+
 def _read(room: Room, names: Sequence[str]) -> None:
     """What the process does.  Of packets it tells in which slot they are, their number, the running number of the
-    first one, where they begin in the file, octets read since it told last, and the container if that has changed."""
+    first one, where they begin in the file, which octet of that stands at position 0, octets read since it told last,
+    and the container if that has changed."""
     from dissector.blocks import read_blocks
-    from dissector.packets import Packets, Slot
+    from dissector.packets import Packets, Slot, room_for_octets
 
-    slots, octets, current, filled = [Slot(memory) for memory in room.slots], 0, 0, True
+    data = room_for_octets()
+    slots, octets, current, filled = [Slot(memory, data) for memory in room.slots], 0, 0, True
     container = None
 
     def on_progress(count: int) -> None:
@@ -102,7 +128,7 @@ def _read(room: Room, names: Sequence[str]) -> None:
             room.send(block)
             continue
         change = block.container if block.container is not container else None
-        room.send((current, len(block), block.first, block.start, octets, change))
+        room.send((current, len(block), block.first, block.start, block.origin, octets, change))
         container, octets, filled = block.container, 0, True
         if block.more:  # in the same octets: not before the first have been looked at
             room.wait_for(current)

@@ -91,6 +91,15 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def in_kernels(make: Callable[[], Any]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A part of each kernel that calls it, where it is what `make` makes for Numba."""
+    def noted(function: Callable[P, R]) -> Callable[P, R]:
+        machine_code.FOREIGN[function] = make
+        return function
+
+    return noted
+
+
 @compiled
 def copy_octets(data, p, size, out, at):  # type: ignore[no-untyped-def]
     """Copy `size` octets from data[p] on to out[at]; the position behind them."""

@@ -15,6 +15,7 @@ import numpy as np
 from dissector.compiled import compiled
 from dissector.fields import BIG_ENDIAN, HEADER_SIZE, fixed_size
 from dissector.headers import ACK, FIN, RST, SYN
+from dissector.octets import fetch
 from dissector.packets import _u32
 from dissector.protocol import ALIGNMENT, BODY_LENGTH_MAX, FORWARD, RECORD_HEADER, RECORDS, STATES, State
 from dissector.record import KEPT_MAX
@@ -88,13 +89,16 @@ def _await(mine, first, last):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _hop_on(data, hops, mine, position, length):  # type: ignore[no-untyped-def]
+def _hop_on(block, hops, mine, position, length):  # type: ignore[no-untyped-def]
     """From the end of a record to that of the next one, by its header; whether that is known."""
     at = mine[DUE]
     if mine[WHERE] < 0 or at + HEADER_SIZE > length:
         return False
-    number = _u32(data, position + at, mine[BIG])
-    size = _u32(data, position + at + _TYPE_SIZE, mine[BIG])
+    if not fetch(block, position + at, HEADER_SIZE):
+        return False
+    header = block[-1]
+    number = _u32(header, 0, mine[BIG])
+    size = _u32(header, _TYPE_SIZE, mine[BIG])
     if number >= _NUMBERS or size > BODY_LENGTH_MAX:
         return False
     hop = hops[mine[WHERE], number]
@@ -104,14 +108,14 @@ def _hop_on(data, hops, mine, position, length):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _go_on(data, hops, mine, sequence, length, position):  # type: ignore[no-untyped-def]
+def _go_on(block, hops, mine, sequence, length, position):  # type: ignore[no-untyped-def]
     """The next octets have come: follow the record headers in them."""
     while mine[DUE] <= length:
         if mine[DUE]:
             _await(mine, sequence + mine[DUE], sequence + mine[DUE])
         if mine[DUE] == length:
             break
-        if not _hop_on(data, hops, mine, position, length):
+        if not _hop_on(block, hops, mine, position, length):
             # Whatever comes is wanted.
             mine[DUE], mine[WANTED], mine[WHERE] = length, length, NOWHERE
             _await(mine, sequence + 1, sequence + length)
@@ -122,9 +126,9 @@ def _go_on(data, hops, mine, sequence, length, position):  # type: ignore[no-unt
 
 
 @compiled
-def passes(data, hops, mine, theirs, sequence, acknowledgement, flags, length, captured,  # type: ignore[no-untyped-def]
+def passes(block, hops, mine, theirs, sequence, acknowledgement, flags, length, captured,  # type: ignore[no-untyped-def]
            position):
-    """Whether nobody needs a segment, by what is expected of its direction and of the other."""
+    """Whether nobody needs a segment of a block (`fetch`), by what is expected of its direction and of the other."""
     ordinary = flags & (SYN | FIN | RST) == 0
     follows = ordinary and length > 0 and sequence == mine[FOLLOWING] and captured == length
     unneeded = ordinary and (length == 0 or (follows and mine[WANTED] == 0 and length <= mine[DUE] - ALIGNMENT))
@@ -136,7 +140,7 @@ def passes(data, hops, mine, theirs, sequence, acknowledgement, flags, length, c
     if covers_unseen and theirs[FOLLOWING] >= 0:
         theirs[FOLLOWING] = NOT_KNOWN  # those octets may never come: then this ACK dates the hole
     if follows:
-        _go_on(data, hops, mine, sequence, length, position)
+        _go_on(block, hops, mine, sequence, length, position)
     elif length or not ordinary:
         mine[FOLLOWING] = NOT_KNOWN
     if unneeded:

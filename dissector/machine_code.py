@@ -38,6 +38,8 @@ DONE = 1
 """Stands in front of the results of a kernel that met no exception."""
 PARTS: set[Function] = set()
 """Functions that are compiled into the kernels that call them."""
+FOREIGN: dict[Function, Callable[[], Any]] = {}
+"""Functions that are something else in kernels, and what makes that for Numba."""
 
 _SYMBOL = "kernel"
 _REFERENCE_COUNT = re.compile(r"^.*\bcall void @NRT_(?:in|de)cref\(.*\n", re.M)
@@ -151,14 +153,15 @@ def _pointer(item: Any) -> Any:
 def _jitted(function: Function, signature: object = None) -> Any:
     """A function for Numba, which knows compiled functions only as its own."""
     numba: Any = importlib.import_module("numba")
-    parts = {name: _jitted(value) for name, value in _globals(function) if _is_part(value)}
+    parts = {name: FOREIGN[value]() if value in FOREIGN else _jitted(value)
+             for name, value in _globals(function) if _is_part(value)}
     copy = FunctionType(function.__code__, {**function.__globals__, **parts}, function.__name__)
     # Wrappers for those who call it from elsewhere would take a fifth of the time.
     return numba.njit(signature, no_cpython_wrapper=True, no_cfunc_wrapper=True)(copy)
 
 
 def _is_part(value: object) -> bool:
-    return isinstance(value, FunctionType) and value in PARTS
+    return isinstance(value, FunctionType) and (value in PARTS or value in FOREIGN)
 
 
 def _globals(function: Function) -> Iterator[tuple[str, Any]]:
@@ -220,6 +223,8 @@ def _key(function: Function, parameters: dict[str, Array | type], wrapper: str) 
 
 def _described(function: Function) -> list[Any]:
     """What a function does: byte code, and the numbers and parts that it finds in its module."""
+    if function in FOREIGN:
+        return [function.__name__, _code(FOREIGN[function].__code__)]
     facts: list[Any] = [function.__name__, _code(function.__code__)]
     for name, value in _globals(function):
         if _is_part(value):

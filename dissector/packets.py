@@ -15,8 +15,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from dissector.compiled import Octets, Table, WordTable, compiled, kernel
+from dissector.headers import CAPTURED, NO_LINK, NO_PACKET, POSITION, Headers, _be, read_headers
 from dissector.headers import COLUMNS as HEADER_COLUMNS
-from dissector.headers import NO_LINK, NO_PACKET, POSITION, Headers, _be, read_headers
+from dissector.octets import InFile
 from dissector.source import Source, SourceError
 
 BLOCK = 4 << 20
@@ -45,6 +46,7 @@ _ORDER_MAGIC = 0x1A2B3C4D
 # columns of an interface
 _LINK, _KIND, _FACTOR, _OFFSET, _SNAPLEN = range(5)
 _MULTIPLY, _DIVIDE, _SHIFT = range(3)
+NO_OCTETS = np.zeros(0, np.uint8)
 _NOT_TOLD_APART = np.zeros(0, np.int64)
 
 # why a hop kernel came back
@@ -53,16 +55,18 @@ _MORE, _SPECIAL, _DAMAGED, _FULL = range(4)
 
 @dataclass(slots=True)
 class Packets:
-    """Packets of one block: `data` (uint8) and a row for each packet.
+    """Packets of one block: its octets (`data`), and a row for each packet.
 
-    position (int64, into data), captured and wire (int64, octets), time (int64, ns since the
+    position (int64, into `data`), captured and wire (int64, octets), time (int64, ns since the
     epoch, 0 unknown), link (int64, LINKTYPE_*), interface (int64, into `Container.interfaces`, -1
     none); `headers`: what stands in them.  `first` is the running number of the first row over all
     files, from 1; `start` the octet of the file from which `container` can read these packets again.
     All is valid only until the next ones are read.
+
+    `memory` has the octets (uint8), or else they stay in `file`, whose octet `origin` stands at position 0.
     """
 
-    data: np.ndarray
+    memory: np.ndarray
     position: np.ndarray
     captured: np.ndarray
     wire: np.ndarray
@@ -75,6 +79,8 @@ class Packets:
     container: Container | None = None
     drops: int | None = None
     """Packets that the capturing program says it had lost, where these octets end."""
+    file: InFile | None = None
+    origin: int = 0
     more: bool = False
     """Whether the octets hold more packets, which come next."""
     streams: np.ndarray = field(default_factory=lambda: _NOT_TOLD_APART)
@@ -83,14 +89,30 @@ class Packets:
     def __len__(self) -> int:
         return len(self.position)
 
+    @property
+    def data(self) -> np.ndarray:
+        """The octets (uint8) where they are in memory; else all of them, in their place, are read now."""
+        if self.file is not None and len(self) and not len(self.memory):
+            begin, end = self._extent()
+            self.memory = np.empty(end, np.uint8)
+            octets = self.file.read(self.origin + begin, end - begin)
+            self.memory[begin:begin + len(octets)] = octets
+            captured, left = self.headers.rows[:, CAPTURED], begin + len(octets) - self.headers.rows[:, POSITION]
+            np.minimum(captured, np.maximum(left, 0), out=captured)
+        return self.memory
+
+    def _extent(self) -> tuple[int, int]:
+        """The positions of the first octet and behind the last one."""
+        return int(self.position.min()), int((self.position + self.captured).max())
+
     def copy(self) -> Packets:
         """The same, valid for good."""
-        begin, end = int(self.position.min()), int((self.position + self.captured).max())
+        begin, end = self._extent()
         headers = Headers(self.headers.ends.copy(), self.headers.rows.copy())
         headers.rows[:, POSITION] -= begin
         columns = {name: getattr(self, name).copy() for name in ("captured", "wire", "time", "link", "interface")}
-        return replace(self, data=self.data[begin:end].copy(), position=self.position - begin, headers=headers,
-                       **columns)
+        return replace(self, memory=self.data[begin:end].copy(), file=None, position=self.position - begin,
+                       headers=headers, **columns)
 
     @property
     def nbytes(self) -> int:
@@ -98,28 +120,34 @@ class Packets:
         return self.data.nbytes + self.headers.ends.nbytes + self.headers.rows.nbytes + 6 * self.position.nbytes
 
 
-class Slot:
-    """Room for a block: octets of the file, and columns and headers of the packets found in them."""
+def room_for_octets() -> np.ndarray:
+    """Room for the octets of a block, and for those of the one before it that belong to them."""
+    return np.frombuffer(mmap.mmap(-1, 2 * BLOCK), np.uint8)
 
-    def __init__(self, memory: memoryview | None = None) -> None:
-        octets = np.frombuffer(mmap.mmap(-1, self.size()) if memory is None else memory, np.uint8)
-        self.data = octets[:2 * BLOCK]
-        words = octets[2 * BLOCK:].view(np.int64)
+
+class Slot:
+    """Room for the columns and headers of the packets in a block, in `memory` if there is some; `data` are its
+    octets."""
+
+    def __init__(self, memory: memoryview | None = None, data: np.ndarray | None = None) -> None:
+        self.data = room_for_octets() if data is None else data
+        words = np.frombuffer(mmap.mmap(-1, self.size()) if memory is None else memory, np.int64)
         table, ends, rows = np.split(words, (6 * ROWS, 11 * ROWS))
         self.table = table.reshape(6, ROWS)
         self.headers = Headers(ends.view(np.uint64).reshape(ROWS, 5), rows.reshape(ROWS, HEADER_COLUMNS))
 
     @staticmethod
     def size() -> int:
-        """Octets of memory."""
-        return 2 * BLOCK + 8 * ROWS * (6 + 5 + HEADER_COLUMNS)
+        """Octets of memory, but for `data`."""
+        return 8 * ROWS * (6 + 5 + HEADER_COLUMNS)
 
-    def packets(self, count: int, first: int = 0, start: int = 0, container: Container | None = None) -> Packets:
+    def packets(self, count: int, first: int = 0, start: int = 0, container: Container | None = None,
+                file: InFile | None = None, origin: int = 0) -> Packets:
         """The packets in its first rows."""
         position, captured, wire, time, link, interface = self.table[:, :count]
         headers = Headers(self.headers.ends[:count], self.headers.rows[:count])
         return Packets(self.data, position, captured, wire, time, link, interface, headers, first, start,
-                       container)
+                       container, file=file, origin=origin)
 
 
 @compiled
@@ -445,11 +473,14 @@ class Reader:
         self.position = position
         """Octet of the (decompressed) file up to which packets were found."""
         self._next = first
+        self._origin = 0
+        """Octet of the file at position 0 of the block in hand."""
 
     def __iter__(self) -> Generator[Packets, None, None]:
         container, slot, at, end, n = self.container, next(self._slots), BLOCK, BLOCK, None
         while n != 0 and not container.fault:
             before, start, rows, moved = self._snapshot(), self.position, 0, True
+            self._origin = start - at
             while n := self.source.readinto(memoryview(slot.data.data)[end:min(end + _PIECE, 2 * BLOCK)]):
                 gone = min(container.skip, n)
                 container.skip -= gone
@@ -484,7 +515,7 @@ class Reader:
 
     def _packets(self, slot: Slot, rows: int, before: Container, start: int, moved: bool) -> Packets:
         """The first rows of a slot, which this container has found from octet `start` on."""
-        packets = slot.packets(rows, self._next, start, before) if rows else slot.packets(0)
+        packets = slot.packets(rows, self._next, start, before, origin=self._origin) if rows else slot.packets(0)
         packets.drops = self.container.drops
         packets.more = self.container.full and moved and not self.container.fault
         self._next += rows

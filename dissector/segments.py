@@ -12,6 +12,7 @@ import numpy as np
 from dissector import opening
 from dissector.compiled import (
     Numbers,
+    OctetBuffer,
     Octets,
     OctetTables,
     Slots,
@@ -43,7 +44,8 @@ from dissector.headers import (
     WHY,
     _be,
 )
-from dissector.packets import Packets
+from dissector.octets import IN_MEMORY, fetch
+from dissector.packets import NO_OCTETS, Packets
 from dissector.table import KEY, fill_slots, larger, no_slots, secret_numbers, slot_of, zeros
 
 # columns of a segment: SIDE to CAPTURED as those of its headers, and
@@ -90,6 +92,13 @@ class Segments:
     packets: Packets
     rows: np.ndarray
     streams: Streams
+    gathered: np.ndarray | None = None
+    """Their payloads, of packets whose octets stay in a file."""
+
+    @property
+    def data(self) -> np.ndarray:
+        """The octets (uint8) in which POSITION counts."""
+        return self.packets.data if self.gathered is None else self.gathered
 
     def endpoint(self, stream: int, side: int) -> str:
         """ "address:port" of one end of a stream."""
@@ -129,6 +138,7 @@ class Streams:
         self._used = 0
         self._sparing, self._most, self._kept = sparing, most, kept
         self._last_time = lend(np.zeros(1, np.int64), Numbers)
+        self._fetched = lend(np.zeros(_SNIFFED, np.uint8), OctetBuffer)
         # Who writes a capture must not be able to choose where its streams land in the table.
         self._secret = secret_numbers()
         self._lend()
@@ -233,14 +243,16 @@ class Streams:
 
     def scan(self, packets: Packets) -> Segments:
         """The segments in `packets`, whose `streams` are filled in."""
+        file = packets.file if self._sparing else None
+        number, data = (file.number, NO_OCTETS) if file else (IN_MEMORY, packets.data)
         rows = np.empty((len(packets), COLUMNS), np.int64)
         packets.streams = np.full(len(packets), _NO_STREAM, np.int64)
         done, filled = 0, 0
         while done < len(packets):
             begin, before, part = done, self._used, rows[filled:]
             done, given, self._used = _scan(
-                packets.data, packets.headers.ends, packets.headers.rows, packets.time, packets.first,
-                packets.streams, done, part, before, *self._lent, self._last_time, self._sparing)
+                data, number, packets.origin, packets.headers.ends, packets.headers.rows, packets.time, packets.first,
+                packets.streams, done, part, before, *self._lent, self._last_time, self._fetched, self._sparing)
             new = self._used - before
             self._numbers[before:self._used] = np.arange(self.count, self.count + new)
             if self.count > before:  # some were forgotten
@@ -251,7 +263,8 @@ class Streams:
             filled += given
             if done < len(packets):
                 self._make_room(rows[:filled, STREAM])
-        return Segments(packets, rows[:filled], self)
+        rows = rows[:filled]
+        return Segments(packets, rows, self, file.gather(rows, packets.origin) if file else None)
 
     def _expect_nothing(self, row: int) -> None:
         at = self._streams.item(row, _EXPECTED)
@@ -322,23 +335,27 @@ def _count(counters, first, which, packet):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _is_foreign(data, openings, mine, header):  # type: ignore[no-untyped-def]
+def _is_foreign(block, openings, mine, header):  # type: ignore[no-untyped-def]
     """Whether the first octets of a side stand behind its SYN, are enough, and open no stream of ours."""
     if not mine[_OPENING] & SYN or header[CAPTURED] < _SNIFFED:
         return False
     if header[SEQUENCE] != (mine[_BASE] + 1) & 0xFFFFFFFF or header[FLAGS] & SYN:
         return False
-    word, opens = _be(data, header[POSITION], 8), False
+    if not fetch(block, header[POSITION], _SNIFFED):
+        return False
+    word, opens = _be(block[-1], 0, 8), False
     for i in range(len(openings)):
         opens |= word == openings[i]
     return not opens
 
 
 @compiled
-def _sniff(data, header, sniffed):  # type: ignore[no-untyped-def]
+def _sniff(block, header, sniffed):  # type: ignore[no-untyped-def]
     """Keep the first octets of a side."""
-    for i in range(min(header[CAPTURED], _SNIFFED)):
-        sniffed[i] = data[header[POSITION] + i]
+    count = min(header[CAPTURED], _SNIFFED)
+    if fetch(block, header[POSITION], count):
+        for i in range(count):
+            sniffed[i] = block[-1][i]
 
 
 @compiled
@@ -378,12 +395,13 @@ def _says(mine, theirs, sequence, acknowledgement, flags, length):  # type: igno
 
 
 @kernel
-def _scan(data: Octets, ends: WordTable, headers: Table, times: Numbers, first_packet: int, numbers: Numbers,
-          done: int, rows: Table, count: int, openings: Words, slots: Slots, keys: WordTable, secret: Words,
-          streams: Table, sides: Tables, expected: Tables, hops: Tables, sniffed: OctetTables, counters: Numbers,
-          first: Numbers, last_time: Numbers, sparing: bool) -> tuple[int, int, int]:
+def _scan(data: Octets, file: int, origin: int, ends: WordTable, headers: Table, times: Numbers, first_packet: int,
+          numbers: Numbers, done: int, rows: Table, count: int, openings: Words, slots: Slots, keys: WordTable,
+          secret: Words, streams: Table, sides: Tables, expected: Tables, hops: Tables, sniffed: OctetTables,
+          counters: Numbers, first: Numbers, last_time: Numbers, fetched: OctetBuffer,
+          sparing: bool) -> tuple[int, int, int]:
     """Fill `rows` from packet `done` on; stops early when the stream tables are full."""
-    turned_out_foreign, filled = False, 0
+    turned_out_foreign, filled, block = False, 0, (data, file, origin, fetched)
     for i in range(done, len(headers)):
         if count == len(keys):
             return i, _without_ignored(rows, filled, streams) if turned_out_foreign else filled, count
@@ -425,8 +443,8 @@ def _scan(data: Octets, ends: WordTable, headers: Table, times: Numbers, first_p
             about[_LAST] = time
         if length and length == mine[_OCTETS]:
             known = about[_IGNORED] and about[_FOREIGN]  # its answer tells more of what it is
-            if known or _is_foreign(data, openings, mine, header):
-                _sniff(data, header, sniffed[stream, side])
+            if known or _is_foreign(block, openings, mine, header):
+                _sniff(block, header, sniffed[stream, side])
                 about[_FOREIGN] |= 1 << side
                 if not known and (about[_FOREIGN] == _BOTH or _speaks_first(mine, theirs, acknowledgement)):
                     about[_IGNORED] = turned_out_foreign = True
@@ -443,7 +461,7 @@ def _scan(data: Octets, ends: WordTable, headers: Table, times: Numbers, first_p
         row[UNSEEN], row[UNSEEN_OTHER] = 0, 0
         if about[_EXPECTED] >= 0:
             ours, others = expected[about[_EXPECTED], side], expected[about[_EXPECTED], 1 - side]
-            if passes(data, hops, ours, others, sequence, acknowledgement, flags, length, header[CAPTURED],
+            if passes(block, hops, ours, others, sequence, acknowledgement, flags, length, header[CAPTURED],
                       header[POSITION]):
                 continue
             row[UNSEEN], row[UNSEEN_OTHER] = ours[PASSED], others[PASSED]

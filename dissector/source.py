@@ -81,7 +81,10 @@ class Source:
         self._ahead = b""
         self._raw = raw or open_raw(self.name)
         self.seekable = self._raw.seekable() and self.name != STDIN
-        self.size = os.fstat(self._raw.fileno()).st_size if self.seekable else 0
+        self.size, self.identity = 0, None
+        if self.seekable:
+            about = os.fstat(self._raw.fileno())
+            self.size, self.identity = about.st_size, (about.st_dev, about.st_ino)
         head = b""
         while len(head) < MAGIC_SIZE and (more := self._raw.read(MAGIC_SIZE - len(head))) != b"":
             head += more or b""

@@ -132,7 +132,7 @@ class Stream:
         """Take these rows of the segments, in capture order; a run (maybe empty) for each side.  `unseen`: octets of
         each side that came behind them, in order and complete, and are not wanted."""
         packets = segments.packets
-        return self._advance(rows, packets.time, packets.first, packets.data, False, unseen=unseen)
+        return self._advance(rows, packets.time, packets.first, segments.data, False, unseen=unseen)
 
     def finish(self) -> tuple[Run, Run]:
         """Nothing more will come: give up every hole."""

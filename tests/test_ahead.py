@@ -12,14 +12,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 import analysis
 from dissector import ahead, helper
 from dissector.ahead import Ahead
 from dissector.blocks import File
+from dissector.engine import Engine
 from dissector.helper import HelperError
 from dissector.packets import BLOCK, Packets
+from dissector.record import COMPLETE, SNAPPED, Record
 from dissector.source import Source, SourceError
 from tests.helpers import PCAPS
 from tests.synthesiser import files, stream
@@ -126,6 +129,64 @@ def test_a_real_capture_with_progress(small: None, monkeypatch: pytest.MonkeyPat
     for table in TABLES:
         assert through.export(table).equals(here.export(table)), table
     assert 0 < sum(progress) <= REAL.stat().st_size
+
+
+@needs_memfd
+@pytest.mark.parametrize("options", [{"segments": True}, {"contents": True}], ids=["segments", "contents"])
+def test_what_looks_at_more_octets(options: dict[str, bool], small: None, monkeypatch: pytest.MonkeyPatch,
+                                   tmp_path: Path) -> None:
+    path = files.write(tmp_path / "x.pcap", Wire(stream.colo(3), ports=(7, 8)))
+    through = analysis.read(path, **options)  # type: ignore[arg-type]
+    monkeypatch.setattr(helper, "WORTHWHILE", 1 << 40)
+    here = analysis.read(path, **options)  # type: ignore[arg-type]
+    for table in (*TABLES, *(("segments", "parts", "capture_points") if "segments" in options else ())):
+        assert through.export(table).equals(here.export(table)), table
+    if "contents" in options:  # digests are others each time, but the same for the same page
+        one, other = (found.export("pages") for found in (through, here))
+        assert one["zero"].equals(other["zero"])
+        assert (pd.factorize(one["digest"])[0] == pd.factorize(other["digest"])[0]).all()
+        assert len(set(one["digest"])) > 2
+
+
+@needs_memfd
+@pytest.mark.parametrize("segments", [False, True], ids=["sparing", "segments"])
+def test_a_file_that_becomes_shorter_meanwhile(segments: bool, small: None, tmp_path: Path) -> None:
+    """Packets were found in it whose octets are not there any more when they are needed."""
+    path = files.write(tmp_path / "x.pcap", Wire(stream.colo(3)))
+    size = path.stat().st_size
+    whole = [event for event in Engine().run([path]) if isinstance(event, Record)]
+    engine, found = Engine(segments=segments), []
+    for block in Ahead([str(path)]):
+        if isinstance(block, Packets):
+            assert len(block) == len(Wire(stream.colo(3)).rows)
+            os.truncate(path, size // 2)
+        found += engine.take(block)
+    found += engine.finish()
+    records = [event for event in found if isinstance(event, Record)]
+    told = [f.text for f in engine.findings if f.rule == "damaged_file"]
+    assert told == [f"{path}: it became shorter while it was read"]
+    here = [record for record in records if record.status == COMPLETE]
+    assert 0 < len(here) < len(whole)
+    assert [record.octets for record in here] == [record.octets for record in whole[:len(here)]]
+    assert all(record.status == SNAPPED for record in records[len(here):])
+
+
+@needs_memfd
+def test_another_file_comes_in_its_place_meanwhile(small: None, monkeypatch: pytest.MonkeyPatch,
+                                                   tmp_path: Path) -> None:
+    path, other = (files.write(tmp_path / name, Wire(stream.colo(1))) for name in ("x.pcap", "y.pcap"))
+    opened = ahead._open
+
+    def replaced(file: File) -> Any:
+        if file.name == str(path):  # the process has it open
+            other.replace(path)
+        return opened(file)
+
+    monkeypatch.setattr(ahead, "_open", replaced)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(SourceError, match=r"x\.pcap: another file has come in its place"):
+        analysis.read(path)
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 @needs_memfd

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Octets of a block that stay in their file: those that somebody needs are read when they are.
+
+Contents of pages, nearly all that passes, nobody needs.  To hand them on from one process to another takes them out
+of the processor's cache: reading takes twice as long.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from dissector.compiled import OctetBuffer, Table, compiled, kernel
+from dissector.headers import CAPTURED, POSITION
+from dissector.pread import read_at
+
+IN_MEMORY = -1
+"""In place of the number of an open file."""
+_APART = 256
+"""Octets between two payloads that are worth a call of their own; headers are fewer."""
+
+
+class InFile:
+    """An open file of which octets are read; `is_short` tells whether some are not there any more."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.is_short = False
+
+    def read(self, at: int, count: int) -> np.ndarray:
+        """The octets from octet `at` of the file on (uint8); fewer if they are not there."""
+        octets = np.empty(count, np.uint8)
+        found = octets[:_read(self.number, at, octets)]
+        self.is_short |= len(found) < count
+        return found
+
+    def gather(self, rows: np.ndarray, origin: int) -> np.ndarray:
+        """The payloads of these rows (as in `dissector.headers.Headers`), whose positions count from octet `origin`
+        of the file on; from now on they count in what is returned (uint8).  Of what is not there nothing was
+        captured."""
+        if not len(rows):
+            return np.empty(0, np.uint8)
+        begin = rows.item(0, POSITION)
+        octets = np.empty(max(0, rows.item(-1, POSITION) + rows.item(-1, CAPTURED) - begin), np.uint8)
+        self.is_short |= bool(_gather(self.number, origin, rows, octets))
+        return octets
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self.number)
+
+
+@compiled
+def fetch(block, position, count):  # type: ignore[no-untyped-def]
+    """Have `count` octets of a block, from a position on, in its last array; whether they are there.  `block`: octets
+    in memory; a file (or `IN_MEMORY`), and which of its octets stands at position 0; the array."""
+    data, file, origin, found = block
+    if file != IN_MEMORY:
+        return read_at(file, origin + position, found, 0, count) == count
+    for i in range(count):
+        found[i] = data[position + i]
+    return True
+
+
+@kernel
+def _read(file: int, at: int, octets: OctetBuffer) -> int:
+    return read_at(file, at, octets, 0, len(octets))
+
+
+@kernel
+def _gather(file: int, origin: int, rows: Table, octets: OctetBuffer) -> int:
+    """Whether some were not there.  What stands side by side, but for headers, is read together."""
+    short, first, place = 0, 0, np.int64(0)
+    while first < len(rows):
+        begin = rows[first, POSITION]
+        end, behind = begin + rows[first, CAPTURED], first + 1
+        while behind < len(rows) and 0 <= rows[behind, POSITION] - end <= _APART:
+            end, behind = rows[behind, POSITION] + rows[behind, CAPTURED], behind + 1
+        count = read_at(file, origin + begin, octets, place, end - begin)
+        for i in range(first, behind):
+            at = rows[i, POSITION] - begin
+            if at + rows[i, CAPTURED] > count:
+                short, rows[i, CAPTURED] = 1, max(count - at, 0)
+            rows[i, POSITION] = place + at
+        place, first = place + end - begin, behind
+    return short
