@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from dissector.quantiles import PERCENTILES
@@ -10,14 +12,20 @@ from dissector.quantiles import PERCENTILES
 
 def percentiles(values: np.ndarray, *shares: float) -> list[float]:
     """Percentiles by linear interpolation; NaN where n (1 - p) < 1: too few values to say."""
-    n = len(values)
+    ascending = np.sort(values)
+    return [_percentile(ascending, share) for share in shares]
+
+
+def _percentile(ascending: np.ndarray, share: float) -> float:
+    n = len(ascending)
     # Rounded, because 100 * (1 - 0.99) is a little less than 1 in binary.
-    known = [bool(n) and round(n * (1 - p), 9) >= 1 for p in shares]
-    if not any(known):
-        return [float("nan")] * len(shares)
+    if round(n * (1 - share), 9) < 1:
+        return float("nan")
     # What numpy.quantile does; that takes 0.2 ms each time, and imports numpy.ma first.
-    found = np.interp(np.array(shares) * (n - 1), np.arange(n), np.sort(values))
-    return np.where(known, found, np.nan).tolist()
+    place = share * (n - 1)
+    below = int(place)
+    value = float(ascending.item(below))
+    return value + (ascending.item(below + 1) - value) * (place - below) if place > below else value
 
 
 def summary(nanoseconds: np.ndarray) -> dict[str, float]:
@@ -25,11 +33,12 @@ def summary(nanoseconds: np.ndarray) -> dict[str, float]:
     values = np.sort(np.asarray(nanoseconds, np.float64)) / 1e6
     n = len(values)
     nan = float("nan")
+    mean = float(np.add.reduce(values)) / n if n else nan
     return {
         "min_ms": values.item(0) if n else nan,
-        "mean_ms": float(values.mean()) if n else nan,
-        **{f"{name}_ms": value for name, value in zip(
-            PERCENTILES, percentiles(values, *PERCENTILES.values()), strict=True)},
+        "mean_ms": mean,
+        **{f"{name}_ms": _percentile(values, share) for name, share in PERCENTILES.items()},
         "max_ms": values.item(-1) if n else nan,
-        "std_ms": float(values.std(ddof=1)) if n > 1 else nan,
+        # numpy.std takes five times as long, and there may be thousands of connections.
+        "std_ms": math.sqrt(float(np.add.reduce((values - mean) ** 2)) / (n - 1)) if n > 1 else nan,
     }
