@@ -7,10 +7,14 @@ import gzip
 import io
 import random
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from dissector.compression import GZIP, ZSTD, CompressionError, Gzip, Zstd, zstd
+from dissector import libzstd
+from dissector.compression import GZIP, ZSTD, CompressionError, Gzip, SystemZstd, Zstd, zstd
+from dissector.libzstd import is_there
+from dissector.source import Source
 
 Pack = Callable[[bytes], bytes]
 _RANDOM = random.Random(5)
@@ -34,8 +38,10 @@ def flushed(octets: bytes) -> bytes:
     return b"".join(blocks) + maker.flush()
 
 
-PACKED = [pytest.param(Gzip, gzip.compress, id=GZIP), pytest.param(Zstd, zstd_with, id=ZSTD),
-          pytest.param(Zstd, checked, id="checksum"), pytest.param(Zstd, flushed, id="blocks")]
+PACKED = [pytest.param(Gzip, gzip.compress, id=GZIP)]
+PACKED += [pytest.param(kind, pack, id=f"{name}-{kind.__name__}", marks=marks)
+           for kind, marks in ((Zstd, ()), (SystemZstd, pytest.mark.skipif(not is_there(), reason="no libzstd.so.1")))
+           for name, pack in ((ZSTD, zstd_with), ("checksum", checked), ("blocks", flushed))]
 
 
 class Pieces(io.RawIOBase):
@@ -130,3 +136,33 @@ def test_a_pipe_gives_what_has_come(kind: type, pack: Pack, size: int) -> None:
         pauses += count is None
     assert octets == OCTETS[:100_000]
     assert pauses >= len(pieces) // 2  # None is waited for no longer than it lasts
+
+
+@pytest.mark.skipif(not is_there(), reason="no libzstd.so.1")
+@pytest.mark.parametrize("damaged", [None, 0, -1])
+def test_with_and_without_the_systems_library(damaged: int | None, monkeypatch: pytest.MonkeyPatch,
+                                              tmp_path: Path) -> None:
+    """The same octets come out, and of a fault the same is said; progress counts nothing twice."""
+    first, second = bytearray(checked(OCTETS)), bytearray(checked(OCTETS[::-1]))
+    if damaged is not None:  # what the second frame is, or its checksum
+        second[damaged] ^= 0xFF
+    packed = first + second
+    (path := tmp_path / "x.zst").write_bytes(packed)
+    found = []
+    for name in (libzstd._NAME, "libzstd.so.none"):
+        monkeypatch.setattr(libzstd, "_NAME", name)
+        libzstd._library.cache_clear()
+        read: list[int] = []
+        with Source(path, on_progress=read.append) as source:
+            buffer, octets = memoryview(bytearray(50_000)), b""
+            while count := source.readinto(buffer):
+                octets += buffer[:count]
+            found.append((octets, source.fault, type(source._octets)))
+        assert 0 < sum(read) <= len(packed)
+    libzstd._library.cache_clear()
+    (one, fault, kind), (other, other_fault, other_kind) = found
+    assert (kind, other_kind) == (SystemZstd, Zstd)
+    assert bool(fault) == bool(other_fault) == (damaged is not None)
+    assert OCTETS + OCTETS[::-1] == one if damaged != 0 else one == OCTETS
+    assert one.startswith(other)
+    assert len(one) - len(other) < 1 << 17
