@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dissector.octets import InFile
     from dissector.packets import Container
 
-SLOTS = 32
+SLOTS = 16
 """Records come in bursts: reading goes on meanwhile."""
 
 
@@ -130,6 +130,3 @@ def _read(room: Room, names: Sequence[str]) -> None:
         change = block.container if block.container is not container else None
         room.send((current, len(block), block.first, block.start, block.origin, octets, change))
         container, octets, filled = block.container, 0, True
-        if block.more:  # in the same octets: not before the first have been looked at
-            room.wait_for(current)
-            filled = False  # and there may be none

@@ -43,13 +43,13 @@ Block = File | Packets | Container
 
 def read_blocks(names: Iterable[str | os.PathLike[str] | Source], on_progress: Callable[[int], None] | None = None,
                 slots: Iterator[Slot] | None = None) -> Generator[Block, None, None]:
-    """The blocks of these files, read by this process, into these `slots`; an open source may stand for a file.
-    Packets are valid until the next block is taken."""
+    """The blocks of these files, read by this process; an open source may stand for a file.  Packets are valid until
+    the next block is taken.  `slots`: where they go; then their octets are gone (`dissector.octets`)."""
     first = 1
     for name in names:
         with name if isinstance(name, Source) else Source(name, on_progress=on_progress, ahead=True) as source:
             yield File(source.name, first, source.seekable, identity=source.identity)
-            reader = Reader(source, first, slots=slots)
+            reader = Reader(source, first, slots=slots, passing=slots is not None)
             for packets in reader:
                 first = packets.first + len(packets)
                 yield packets

@@ -119,11 +119,6 @@ class Room:
                 self._free.append(self._wait())
             yield self._free.pop()
 
-    def wait_for(self, slot: int) -> None:
-        """Until this slot has been given back; it stays in use."""
-        while (other := self._wait()) != slot:
-            self._free.append(other)
-
     def _wait(self) -> int:
         octet = os.read(self._returned, 1)
         if not octet:

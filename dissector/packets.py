@@ -22,6 +22,8 @@ from dissector.source import Source, SourceError
 
 BLOCK = 4 << 20
 """Octets handed on at a time; a packet or pcapng block longer than this is skipped or refused."""
+SPAN = 16 << 20
+"""The same where they stay in the file."""
 _PIECE = 2 << 20
 """Octets of a file read at a time: their headers are read while they are still in the processor's cache."""
 ROWS = 1 << 14
@@ -81,8 +83,6 @@ class Packets:
     """Packets that the capturing program says it had lost, where these octets end."""
     file: InFile | None = None
     origin: int = 0
-    more: bool = False
-    """Whether the octets hold more packets, which come next."""
     streams: np.ndarray = field(default_factory=lambda: _NOT_TOLD_APART)
     """int64: TCP stream of each packet, -1 none; empty until `dissector.segments` has told them apart."""
 
@@ -135,6 +135,18 @@ class Slot:
         table, ends, rows = np.split(words, (6 * ROWS, 11 * ROWS))
         self.table = table.reshape(6, ROWS)
         self.headers = Headers(ends.view(np.uint64).reshape(ROWS, 5), rows.reshape(ROWS, HEADER_COLUMNS))
+
+    def keep(self, begin: int, end: int) -> tuple[int, int]:
+        """Move octets to where what follows them stands behind; their new place.  That begins at the start of a
+        page, as it stands in the file: up to 31 octets behind that some processors copy at a sixth of their speed."""
+        at = BLOCK - (end - begin)
+        self.data[at:BLOCK] = self.data[begin:end]
+        return at, BLOCK
+
+    def shift(self, begin: int, end: int, distance: int) -> None:
+        """The octets of these rows stand so far behind the place where they were found."""
+        self.table[0, begin:end] += distance
+        self.headers.rows[begin:end, POSITION] += distance
 
     @staticmethod
     def size() -> int:
@@ -462,12 +474,16 @@ def describe(head: bytes) -> str:
 
 class Reader:
     """Packets of one source, in blocks of columns, with memory that does not depend on its size.  A block
-    without packets says that nothing has come for a moment (`dissector.arriving`)."""
+    without packets says that nothing has come for a moment (`dissector.arriving`).
+
+    `slots`: where the packets of each block go; all have the same room for octets.  `passing`: the octets are gone
+    when a block is handed on; then it has `SPAN` of them."""
 
     def __init__(self, source: Source, first: int = 1, container: Container | None = None,
-                 position: int = 0, slots: Iterator[Slot] | None = None) -> None:
+                 position: int = 0, slots: Iterator[Slot] | None = None, passing: bool = False) -> None:
         self.source = source
         self._slots = slots or itertools.repeat(Slot())
+        self._passing = passing
         self.container = container or Container()
         self._before = self.container.snapshot()
         self.position = position
@@ -477,33 +493,34 @@ class Reader:
         """Octet of the file at position 0 of the block in hand."""
 
     def __iter__(self) -> Generator[Packets, None, None]:
-        container, slot, at, end, n = self.container, next(self._slots), BLOCK, BLOCK, None
+        container, at, end, n = self.container, BLOCK, BLOCK, None
         while n != 0 and not container.fault:
-            before, start, rows, moved = self._snapshot(), self.position, 0, True
+            slot, before, start, rows, moved = next(self._slots), self._snapshot(), self.position, 0, True
             self._origin = start - at
             while n := self.source.readinto(memoryview(slot.data.data)[end:min(end + _PIECE, 2 * BLOCK)]):
-                gone = min(container.skip, n)
+                gone, known = min(container.skip, n), rows
                 container.skip -= gone
                 rows, after = container.take(slot, at + gone, end + n, rows)
+                if distance := self.position - at - self._origin:
+                    slot.shift(known, rows, distance)
                 moved = after != at
                 at, end, self.position = after, end + n, self.position + after - at
-                if container.full or container.fault or end == 2 * BLOCK or n < _PIECE or not self.source.seekable:
+                is_full = self.position - start >= SPAN if self._passing else end == 2 * BLOCK
+                if container.full or container.fault or is_full or n < _PIECE or not self.source.seekable:
                     break
-            is_used = rows > 0 or n is None  # a moment in which nothing came
-            if is_used:
-                yield self._packets(slot, rows, before, start, moved)
+                if self._passing:
+                    at, end = slot.keep(at, end)
+            if rows or n is None:  # a moment in which nothing came
+                yield self._packets(slot, rows, before, start)
             while container.full and moved and not container.fault:
-                before, start = self._snapshot(), self.position
+                slot, before, start = next(self._slots), self._snapshot(), self.position
+                self._origin = start - at
                 rows, after = container.take(slot, at, end)
                 moved = after != at
                 at, self.position = after, self.position + after - at
                 if rows:
-                    yield self._packets(slot, rows, before, start, moved)
-            # What is left of a block stands in front of the next one, which is read to the start of a page, as it
-            # stands in the file: up to 31 octets behind that some processors copy at a sixth of their speed.
-            rest, slot = slot.data[at:end], next(self._slots) if is_used and n != 0 else slot
-            at, end = BLOCK - len(rest), BLOCK
-            slot.data[at:end] = rest
+                    yield self._packets(slot, rows, before, start)
+            at, end = slot.keep(at, end)
         self._finish(bytes(slot.data[at:min(at + 24, end)]), end - at)
 
     def _snapshot(self) -> Container:
@@ -513,11 +530,10 @@ class Reader:
             self._before = now.snapshot()
         return self._before
 
-    def _packets(self, slot: Slot, rows: int, before: Container, start: int, moved: bool) -> Packets:
+    def _packets(self, slot: Slot, rows: int, before: Container, start: int) -> Packets:
         """The first rows of a slot, which this container has found from octet `start` on."""
         packets = slot.packets(rows, self._next, start, before, origin=self._origin) if rows else slot.packets(0)
         packets.drops = self.container.drops
-        packets.more = self.container.full and moved and not self.container.fault
         self._next += rows
         return packets
 
