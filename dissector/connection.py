@@ -183,14 +183,14 @@ class Connection:
         """What a side of a connection that is ours sends next."""
         following, unacked = self.stream.following(side), self._unacked[side]
         found = self._directions[side].expected
-        if found is None and following != SILENT:
-            following = NOT_KNOWN
+        if found is None:
+            found, following = Expected(), SILENT if following == SILENT else NOT_KNOWN
         awaited, ended = (self.stream.sequence(side, unacked[i].end) if unacked else -1 for i in (0, -1))
         earliest = self._earliest_unacked(side)
         if following >= 0 and earliest <= (passed := self.stream.passed(side)):
             # One may have come whole that is not told yet: what follows it decides which it is.
             awaited, ended = self.stream.sequence(side, earliest), self.stream.sequence(side, passed)
-        return (found or Expected())._replace(following=following, awaited=awaited, ended=ended)
+        return Expected(following, found.due, found.wanted, found.where, found.big, awaited, ended)
 
     def skip(self, side: int, octets: int) -> None:
         """So many octets of a side passed unseen, as `expected` allowed."""
@@ -287,9 +287,11 @@ class Connection:
         if self.role != OURS:
             return []
         for side, run in enumerate(runs):
-            self._note_holes(run, side)
-            records += self._own(self._directions[side].feed(run, self._turns), side)
-            self._acknowledge(run, side)
+            if len(run.rows) or self._directions[side].seeks:
+                self._note_holes(run, side)
+                records += self._own(self._directions[side].feed(run, self._turns), side)
+            if len(run.rows) or len(run.acks):
+                self._acknowledge(run, side)
         records.sort(key=lambda record: (record.frame, record.stream_offset))
         self._waiting += records
         self._judge()
@@ -478,7 +480,7 @@ class Connection:
 
     def _judge(self, final: bool = False) -> None:
         """Judge, in order, what no record that is still to come can precede."""
-        if self.role != OURS:
+        if self.role != OURS or not self._waiting:
             return
         until = _NEVER if final else self.settled
         if surplus := _surplus(self._waiting):

@@ -44,6 +44,11 @@ class Direction:
         self._seeker = seeker
 
     @property
+    def seeks(self) -> bool:
+        """Whether its place is not known."""
+        return self._framer is None
+
+    @property
     def held_from(self) -> int:
         """Frame of the first record that is held back until it is proven; 0: none is."""
         return self._seeker.held_from if self._seeker else 0

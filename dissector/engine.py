@@ -275,8 +275,9 @@ class Engine:
         del self.connections[number]
 
     def _own(self, records: list[Record]) -> list[Record]:
+        reader = self.read_octets
         for record in records:
-            record.reader = self.read_octets
+            record.reader = reader
         return records
 
     def _take(self, connection: Connection) -> list[Sync | Message]:

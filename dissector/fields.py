@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -137,9 +137,32 @@ def _word_array(structure: Structure, order: str) -> tuple[int, np.dtype] | None
     return None
 
 
-def _bits_set(read: np.ndarray) -> int:
-    """Every bit that is set in one of the words: mostly that tells at once that nothing is amiss."""
-    return int(np.bitwise_or.reduce(read))
+@lru_cache(maxsize=2)
+def word_bits(structure: Structure, octets: bytes, order: str, count: int) -> int:
+    """Every bit that is set in one of those words: mostly that tells at once that nothing is amiss."""
+    read = words(structure, octets, order, count)
+    return 0 if read is None else int(np.bitwise_or.reduce(read))
+
+
+@cache
+def _bits_to_judge(structure: Structure) -> int | None:
+    """Bits of the words of a structure's array of which none is set in one that is as it should be, mostly; None:
+    every word must be looked at, or fields behind them."""
+    for at, array in enumerate(structure.fields):
+        if array.type == ARRAY:
+            item, behind = array.items[0], structure.fields[at + 1:]
+            if len(array.items) == 1 and not item.legal and all(field.type == PAGES for field in behind) and not any(
+                    group.enum and _unlisted(group)[0] for group in item.bits):
+                return sum(group.mask for group in item.bits if group.reserved or group.enum)
+    return None
+
+
+def to_judge(structure: Structure, octets: bytes, order: str, count: int) -> bytes:
+    """The octets of a structure that may breach something: mostly those in front of an array of words."""
+    bits, found = _bits_to_judge(structure), _word_array(structure, order)
+    if bits is None or found is None or word_bits(structure, octets, order, count) & bits:
+        return octets
+    return octets[:found[0]]
 
 
 def carries_page(pfn_words: np.ndarray) -> np.ndarray:
@@ -147,9 +170,9 @@ def carries_page(pfn_words: np.ndarray) -> np.ndarray:
     return _CARRIES_PAGE[(pfn_words >> np.uint64(PFN_TYPE.low)).astype(np.intp)]
 
 
-def pages_of(pfn_words: np.ndarray) -> int:
-    """How many of these PFNs carry a page."""
-    if not _bits_set(pfn_words) & PFN_TYPE.mask:
+def pages_of(pfn_words: np.ndarray, bits: int) -> int:
+    """How many of these PFNs carry a page; `bits`: every bit that is set in one of them."""
+    if not bits & PFN_TYPE.mask:
         return len(pfn_words) if _CARRIES_PAGE[0] else 0
     return int(np.count_nonzero(carries_page(pfn_words)))
 
@@ -211,9 +234,8 @@ def reserved_set(structure: Structure, octets: bytes, order: str, count: int | N
             found += [f"{field.name}.{group.name}" for group in field.bits
                       if group.reserved and group.of(value)]
         elif field.type == ARRAY and width and field.items[0].bits:
-            read = words(structure, octets, order, count or 0)
-            if read is not None and any(group.mask & _bits_set(read) for group in field.items[0].bits
-                                        if group.reserved):
+            bits = word_bits(structure, octets, order, count or 0)
+            if any(group.mask & bits for group in field.items[0].bits if group.reserved):
                 found.append(field.name)
         elif field.type == ARRAY:
             found += [f"{field.name}.{item.name}" for item in field.items
@@ -261,7 +283,7 @@ def _illegal_words(structure: Structure, field: Field, octets: bytes, order: str
     if isinstance(item.legal, range):
         yield from _first(field, read >= np.uint64(item.legal.stop), read)
     for group in item.bits:
-        if group.enum and (_bits_set(read) & group.mask or _unlisted(group)[0]):
+        if group.enum and (word_bits(structure, octets, order, count) & group.mask or _unlisted(group)[0]):
             kinds = ((read & np.uint64(group.mask)) >> np.uint64(group.low)).astype(np.intp)
             yield from _first(field, _unlisted(group)[kinds], kinds, f"{group.name} ")
 

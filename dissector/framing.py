@@ -320,17 +320,17 @@ class Framer:
         """Have `need` octets of the record's beginning, or all of them that the capture has.
 
         False: they have not come yet."""
-        while (have := len(self._head)) < need and not self._head_ends:
+        head, run = self._head, self._run
+        while (have := len(head)) < need and not self._head_ends:
             at = self.offset + have
             if at >= self._limit:
                 return False
-            row = self._row(at)
-            skip = at - self._starts[row]
-            octets = self._run.octets(row, skip, max(need, _AT_ONCE) - have)
+            row = bisect_right(self._starts, at) - 1
+            octets = run.octets(row, at - self._starts[row], max(need, _AT_ONCE) - have)
             if not have:
-                rows = self._run.rows
+                rows = run.rows
                 self._first = (0, 0) if rows.item(row, HOLE) else (rows.item(row, FRAME), rows.item(row, TIME))
-            self._head += octets
+            head += octets
             self._head_ends = not octets
         return True
 
@@ -414,7 +414,7 @@ class Framer:
         if structure is CHECKPOINT_STATE:
             if len(head) < _SYNC_SIZE and not self._head_ends:
                 raise _NeedOctets(_SYNC_SIZE)
-            if not self._is_sync(head, shape.order):
+            if not self._is_sync(head[:_SYNC_SIZE], shape.order):
                 raise _NoRecord("a CHECKPOINT_STATE with an unknown control_id or with padding "
                                 "that is not zero")
         elif structure is CHECKPOINT_DIRTY_PFN_LIST:
@@ -426,6 +426,7 @@ class Framer:
         return shape
 
     @staticmethod
+    @lru_cache(maxsize=256)
     def _is_sync(octets: bytes, order: str) -> bool:
         """Whether these octets can only be a CHECKPOINT_STATE; fewer than 16 may be given."""
         size = fields.fixed_size(CHECKPOINT_STATE)
@@ -504,7 +505,8 @@ class Framer:
         if not rows.item(row, HOLE):
             record.last_frame, record.last_seen_ns = rows.item(row, FRAME), rows.item(row, TIME)
         record.frame, record.delivered_ns = self.passage.delivered(row)
-        self._touch(end)
+        if self._lacks is not None:
+            self._touch(end)
         record.status = self._touched
         record.after_gap = self._touched == GAP or self.passage.held_up(row)
 
@@ -531,9 +533,9 @@ class Framer:
         if SENDER[self.direction] not in structure.senders:
             self._breach("wrong_direction", f"{record.full_name} is never sent by the "
                          f"{SENDER[self.direction]}", record)
-        judge = _breaches if len(record.octets) <= REMEMBERED_MAX else _breaches.__wrapped__
-        for rule, text in judge(structure, record.octets, record.order, length, record.count, record.pages,
-                                self.page_size):
+        octets = fields.to_judge(structure, record.octets, record.order, record.count or 0)
+        judge = _breaches if len(octets) <= REMEMBERED_MAX else _breaches.__wrapped__
+        for rule, text in judge(structure, octets, record.order, length, record.count, record.pages, self.page_size):
             self._breach(rule, text, record)
 
     def _breach(self, rule: str, text: str, record: Record) -> None:

@@ -18,6 +18,7 @@ from dissector.fields import (
     keeps,
     pages_of,
     place,
+    word_bits,
     words,
 )
 from dissector.protocol import CHECKPOINT_STATE, CONTROL_ID, PAGE_DATA, PFN, Structure
@@ -47,7 +48,8 @@ def _items(structure: Structure, octets: bytes, order: str, body_length: int,
         return count, None, None
     pfns = words(structure, octets, order, count)
     if pfns is not None and len(pfns) == count:
-        return count, pages_of(pfns), (PFN.of(int(pfns[0])), PFN.of(int(pfns[-1]))) if count else None
+        pages = pages_of(pfns, word_bits(structure, octets, order, count))
+        return count, pages, (PFN.of(int(pfns[0])), PFN.of(int(pfns[-1]))) if count else None
     at, width = place(structure, array.name)
     rest = HEADER_SIZE + body_length - at - count * width
     return count, rest // page_size if page_size and rest >= 0 and rest % page_size == 0 else None, None

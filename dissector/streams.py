@@ -84,12 +84,9 @@ class Run:
 
     def octets(self, row: int, skip: int, count: int) -> bytes:
         """`count` octets of a range from its octet `skip` on; fewer if the capture has fewer."""
-        count = min(count, self.rows.item(row, GIVEN) - skip)
-        if count <= 0:
-            return b""
-        place = self.rows.item(row, PLACE)
-        source, place = (self.data, place) if place >= 0 else (self.kept, ~place)
-        return source[place + skip:place + skip + count].tobytes()
+        given, place = self.rows.item(row, GIVEN), self.rows.item(row, PLACE)
+        source, begin = (self.data, place) if place >= 0 else (self.kept, ~place)
+        return source[begin + skip:begin + min(skip + count, given)].tobytes() if skip < given else b""
 
     def from_row(self, row: int) -> Run:
         """The ranges from `row` on, of the same block."""

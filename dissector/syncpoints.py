@@ -54,6 +54,7 @@ class Tracker:
         self.dialect = dialect
         self.start_seen = False
         self.findings: list[Finding] = []
+        self._points = {point.control_id: point for point in dialect.sync_points}
         self._opens = dialect.named(dialect.opens_checkpoint)
         self._legal: tuple[str, ...] = dialect.first
         self._previous = ""
@@ -73,7 +74,8 @@ class Tracker:
             self._inside = record.structure is self.dialect.inside[0]
         if record.structure is not CHECKPOINT_STATE:
             return None
-        point = self.dialect.numbered(record.control_id)
+        control_id = record.control_id
+        point = None if control_id is None else self._points.get(control_id)
         if point is None:
             # Its octets are missing.  The primary sends one kind only.
             self._doubt = True
