@@ -493,8 +493,8 @@ class Reader:
         """Octet of the file at position 0 of the block in hand."""
 
     def __iter__(self) -> Generator[Packets, None, None]:
-        container, at, end, n = self.container, BLOCK, BLOCK, None
-        while n != 0 and not container.fault:
+        container, at, end = self.container, BLOCK, BLOCK
+        while True:
             slot, before, start, rows, moved = next(self._slots), self._snapshot(), self.position, 0, True
             self._origin = start - at
             while n := self.source.readinto(memoryview(slot.data.data)[end:min(end + _PIECE, 2 * BLOCK)]):
@@ -521,6 +521,8 @@ class Reader:
                 if rows:
                     yield self._packets(slot, rows, before, start)
             at, end = slot.keep(at, end)
+            if n == 0 or container.fault:
+                break
         self._finish(bytes(slot.data[at:min(at + 24, end)]), end - at)
 
     def _snapshot(self) -> Container:

@@ -70,6 +70,29 @@ def _noting(function: Callable[..., Any], names: list[str]) -> Callable[..., Any
 
 
 @needs_memfd
+@pytest.mark.parametrize("rows", [40, 1 << 14], ids=["few rows", "many rows"])
+@pytest.mark.parametrize("ending", [".pcap", ".pcapng"])
+def test_blocks_of_many_pieces(ending: str, rows: int, small: None, monkeypatch: pytest.MonkeyPatch,
+                               tmp_path: Path) -> None:
+    """Each piece is read to the same place; packets lie across their ends."""
+    monkeypatch.setattr(helper, "_is_alone", lambda: True)
+    path = files.write(tmp_path / f"x{ending}", Wire(stream.colo(4)))
+    monkeypatch.setattr(helper, "WORTHWHILE", 1 << 40)
+    here, frames = analysis.read(path, segments=True), len(Wire(stream.colo(4)).rows)
+    monkeypatch.setattr("dissector.packets._PIECE", 3001)
+    monkeypatch.setattr("dissector.packets.SPAN", 15_000)
+    monkeypatch.setattr("dissector.packets.ROWS", rows)
+    monkeypatch.setattr(helper, "WORTHWHILE", 1)
+    sizes = [len(block) for block in Ahead([str(path)]) if isinstance(block, Packets)]
+    assert sum(sizes) == frames
+    assert len(sizes) > 5
+    for segments in (False, True):
+        through = analysis.read(path, segments=segments)
+        for table in (*TABLES, *(("segments",) if segments else ())):
+            assert through.export(table).equals(here.export(table)), table
+
+
+@needs_memfd
 def test_many_octets_without_a_packet(small: None, tmp_path: Path) -> None:
     """They take no slot away: none would come back."""
     packets = [files.enhanced(*packet) for packet in files.frames(Wire(stream.plain()))]
