@@ -502,9 +502,13 @@ class Framer:
     def _complete(self, record: Record, end: int) -> None:
         """Its times and its status, now that its last octet is here."""
         row, rows = self._row(end - 1), self._run.rows
+        record.frame, record.delivered_ns = delivered = self.passage.delivered(row)
+        # Mostly they are one and the same: of records that are kept a sixth of the memory.
+        if self._first == delivered:
+            record.first_frame, record.first_seen_ns = delivered
         if not rows.item(row, HOLE):
-            record.last_frame, record.last_seen_ns = rows.item(row, FRAME), rows.item(row, TIME)
-        record.frame, record.delivered_ns = self.passage.delivered(row)
+            last = rows.item(row, FRAME), rows.item(row, TIME)
+            record.last_frame, record.last_seen_ns = delivered if last == delivered else last
         if self._lacks is not None:
             self._touch(end)
         record.status = self._touched
