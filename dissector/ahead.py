@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from dissector.helper import Helper, Room, is_worthwhile
-from dissector.source import Source, SourceError, is_compressed, open_raw
+from dissector.source import STDIN, Source, SourceError, is_compressed
 
 if TYPE_CHECKING:
-    from dissector.blocks import Block, File
+    from dissector.blocks import Block
     from dissector.octets import InFile
     from dissector.packets import Container
+
+_SHORT = "octets were gone when they were needed: did it become shorter while it was read?"
 
 SLOTS = 16
 """Records come in bursts: reading goes on meanwhile."""
@@ -30,8 +32,8 @@ def blocks(names: Iterable[str | os.PathLike[str] | Source],
     """
     names = list(names)
     plain = [os.fspath(name) for name in names if not isinstance(name, Source)]
-    if len(plain) == len(names) and is_worthwhile(plain):
-        if not any(is_worthwhile([name]) and is_compressed(name) for name in plain):
+    if len(plain) == len(names) and STDIN not in plain and is_worthwhile(plain):
+        if not any(map(is_compressed, plain)):
             with contextlib.suppress(OSError):  # reading here is slower, but possible
                 return Ahead(plain, on_progress)
         names[0] = Source(names[0], on_progress=on_progress, ahead=True)  # type: ignore[arg-type]
@@ -56,6 +58,7 @@ class Ahead:
 
     def __iter__(self) -> Iterator[Block]:
         from dissector.blocks import File
+        from dissector.octets import InFile
         from dissector.packets import NO_OCTETS, Slot
 
         slots = [Slot(memory, NO_OCTETS) for memory in self._helper.slots]
@@ -64,7 +67,7 @@ class Ahead:
         try:
             while (message := self._helper.next()) is not None:
                 if isinstance(message, File):
-                    file = _open(message)
+                    file = InFile(self._helper.next_file())
                 elif isinstance(message, tuple):
                     slot, count, first, start, origin, octets, change = message
                     container = change or container
@@ -73,9 +76,9 @@ class Ahead:
                     yield slots[slot].packets(count, first, start, container, file, origin)
                     self._helper.give_back(slot)
                     continue
-                elif file:
+                elif file:  # as the container ended
                     if file.is_short:
-                        message.fault = message.fault or "it became shorter while it was read"
+                        message.fault = message.fault or _SHORT
                     file.close()
                     file = None
                 yield message
@@ -87,17 +90,6 @@ class Ahead:
     def close(self) -> None:
         """End the process, if it has not ended."""
         self._helper.close()
-
-
-def _open(file: File) -> InFile:
-    """The file that the process reads.  Raises SourceError if that is not there any more."""
-    from dissector.octets import InFile
-
-    with open_raw(file.name) as raw:
-        about = os.fstat(raw.fileno())
-        if (about.st_dev, about.st_ino) != file.identity:
-            raise SourceError(f"{file.text}: another file has come in its place while it was read; try again")
-        return InFile(os.dup(raw.fileno()))
 
 
 def _read(room: Room, names: Sequence[str]) -> None:
@@ -115,15 +107,23 @@ def _read(room: Room, names: Sequence[str]) -> None:
         nonlocal octets
         octets += count
 
+    def opened() -> Iterator[Source]:
+        for name in names:
+            source = Source(name, on_progress=on_progress)
+            if source.compression or not source.seekable:
+                raise SourceError(f"{name}: it has just become another file; try again")
+            room.send_file(source.fileno())
+            yield source
+
     def free() -> Iterator[Slot]:
         nonlocal current, filled
-        numbers = iter(room)
+        numbers = room.in_turn()
         while True:
             if filled:  # a file may end without having used its last one
                 current, filled = next(numbers), False
             yield slots[current]
 
-    for block in read_blocks(names, on_progress, free()):
+    for block in read_blocks(opened(), slots=free()):
         if not isinstance(block, Packets):
             room.send(block)
             continue

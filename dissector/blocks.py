@@ -17,8 +17,7 @@ from dissector.source import Source
 class File:
     """One file of a capture: `first` is the running number of its first frame, `packets` their
     number, `drops` how many the capturing program lost (None: it does not say); `places` lists
-    (running number, octet, container state) from which it can be read on; `identity` tells it from another one of
-    that name (device and inode; None: it is no file)."""
+    (running number, octet, container state) from which it can be read on."""
 
     name: str
     first: int
@@ -29,7 +28,6 @@ class File:
     missed: int = 0
     """Files of a ring in front of it that were gone before they could be read."""
     places: list[tuple[int, int, Container]] = field(default_factory=list)
-    identity: tuple[int, int] | None = None
 
     @property
     def text(self) -> str:
@@ -48,7 +46,7 @@ def read_blocks(names: Iterable[str | os.PathLike[str] | Source], on_progress: C
     first = 1
     for name in names:
         with name if isinstance(name, Source) else Source(name, on_progress=on_progress, ahead=True) as source:
-            yield File(source.name, first, source.seekable, identity=source.identity)
+            yield File(source.name, first, source.seekable)
             reader = Reader(source, first, slots=slots, passing=slots is not None)
             for packets in reader:
                 first = packets.first + len(packets)

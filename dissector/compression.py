@@ -151,8 +151,8 @@ class SystemZstd(_Octets):
         """Octets that came out."""
 
     def _begin(self, careful: bool) -> None:
-        """From the start of the file.  `careful`: with a fault goes what stands in front of it in the same call, so
-        each part has one of its own; that takes a tenth longer."""
+        """From the start of the file.  `careful`: with a fault goes what came out in the same call, so each block has
+        one of its own; that takes a tenth longer."""
         from dissector.libzstd import Decompressor
 
         self._frames, self._careful = Decompressor(WINDOW_LOG), careful
@@ -194,7 +194,9 @@ class SystemZstd(_Octets):
         left, self._count = self._count, 0
         scrap = memoryview(bytearray(_CHUNK))
         while left:
-            left -= self._some(scrap[:left]) or 0
+            if not (count := self._some(scrap[:left])):  # the file has become another one meanwhile
+                raise CompressionError("it ends early")
+            left -= count
 
 
 def zstd() -> Any:

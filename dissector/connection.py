@@ -290,8 +290,7 @@ class Connection:
             if len(run.rows) or self._directions[side].seeks:
                 self._note_holes(run, side)
                 records += self._own(self._directions[side].feed(run, self._turns), side)
-            if len(run.rows) or len(run.acks):
-                self._acknowledge(run, side)
+            self._acknowledge(run, side)
         records.sort(key=lambda record: (record.frame, record.stream_offset))
         self._waiting += records
         self._judge()

@@ -13,6 +13,7 @@ import os
 import pickle
 import select
 import signal
+import socket
 import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -65,8 +66,12 @@ class Helper:
             its_returned, self._returned = os.pipe()
             its_own.callback(os.close, its_returned)
             at_fault.callback(os.close, self._returned)
+            self._files, its_files = socket.socketpair()
+            its_own.enter_context(its_files)
+            at_fault.enter_context(self._files)
             self._process: Any = (_Forked if _is_alone() else _started)(
-                work, (memory, its_messages, its_returned), (messages, self._returned), count, names)
+                work, (memory, its_messages, its_returned, its_files.fileno()),
+                (messages, self._returned, self._files.fileno()), count, names)
             at_fault.pop_all()
 
     @property
@@ -84,6 +89,13 @@ class Helper:
             raise message
         return message
 
+    def next_file(self) -> int:
+        """The open file that it sends next; the caller closes it."""
+        _, numbers, _, _ = socket.recv_fds(self._files, 1, 1)
+        if not numbers:
+            raise HelperError("the process that reads the capture could not hand a file over; are too many open?")
+        return numbers[0]
+
     def give_back(self, slot: int) -> None:
         """Let it fill this slot again."""
         with contextlib.suppress(BrokenPipeError):  # it has ended, and wants none of the last ones
@@ -96,6 +108,7 @@ class Helper:
             self._process.wait()
             self._messages.close()
             os.close(self._returned)
+            self._files.close()
             self.slots = []
 
 
@@ -103,21 +116,33 @@ class Room:
     """What the process has of the memory and of the way to and fro.  Iterate over it for slots that are free:
     their numbers, those first that are still in the processor's cache."""
 
-    def __init__(self, memory: int, messages: int, returned: int, count: int) -> None:
+    def __init__(self, memory: int, messages: int, returned: int, files: int, count: int) -> None:
         self.slots = _mapped(memory, count)
         self._free = list(range(count))
         self._messages, self._returned = os.fdopen(messages, "wb", buffering=0), returned
+        self._files = socket.socket(fileno=files)
         self._arrivals = select.poll()
         self._arrivals.register(returned, select.POLLIN)
 
     def send(self, message: Any) -> None:
         self._messages.write(pickle.dumps(message))
 
+    def send_file(self, number: int) -> None:
+        """Hand over an open file: whatever becomes of its name, it stays the same."""
+        socket.send_fds(self._files, [b"\0"], [number])
+
     def __iter__(self) -> Iterator[int]:
+        return self._next(-1)
+
+    def in_turn(self) -> Iterator[int]:
+        """The same, each when all others have been used: all memory is, whichever process is the faster one."""
+        return self._next(0)
+
+    def _next(self, which: int) -> Iterator[int]:
         while True:
             while not self._free or self._arrivals.poll(0):
                 self._free.append(self._wait())
-            yield self._free.pop()
+            yield self._free.pop(which)
 
     def _wait(self) -> int:
         octet = os.read(self._returned, 1)
@@ -129,8 +154,8 @@ class Room:
 class _Forked:
     """A process that knows all that this one has imported: it starts in no time."""
 
-    def __init__(self, work: Callable[[Room, Sequence[str]], None], its: tuple[int, int, int], ours: Sequence[int],
-                 count: int, names: Sequence[str]) -> None:
+    def __init__(self, work: Callable[[Room, Sequence[str]], None], its: tuple[int, int, int, int],
+                 ours: Sequence[int], count: int, names: Sequence[str]) -> None:
         self._status: int | None = None
         self.pid = os.fork()
         if self.pid:
@@ -166,8 +191,8 @@ def _is_alone() -> bool:
         return False
 
 
-def _started(work: Callable[[Room, Sequence[str]], None], its: tuple[int, int, int], _: Sequence[int], count: int,
-             names: Sequence[str]) -> Any:
+def _started(work: Callable[[Room, Sequence[str]], None], its: tuple[int, int, int, int], _: Sequence[int],
+             count: int, names: Sequence[str]) -> Any:
     """A process that imports everything itself, which takes a tenth of a second."""
     import subprocess
 
@@ -179,9 +204,8 @@ def begin() -> None:
     """What a process that was started does first."""
     from importlib import import_module
 
-    module, work, *numbers = sys.argv[1:7]
-    memory, messages, returned, count = (int(number) for number in numbers)
-    _run(getattr(import_module(module), work), Room(memory, messages, returned, count), sys.argv[7:])
+    module, work, *numbers = sys.argv[1:8]
+    _run(getattr(import_module(module), work), Room(*map(int, numbers)), sys.argv[8:])
 
 
 def _run(work: Callable[[Room, Sequence[str]], None], room: Room, names: Sequence[str]) -> None:

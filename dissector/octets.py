@@ -22,7 +22,7 @@ _APART = 256
 
 
 class InFile:
-    """An open file of which octets are read; `is_short` tells whether some are not there any more."""
+    """An open file of which octets are read; `is_short` tells whether some that were there could not be."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -39,10 +39,11 @@ class InFile:
         """The payloads of these rows (as in `dissector.headers.Headers`), whose positions count from octet `origin`
         of the file on; from now on they count in what is returned (uint8).  Of what is not there nothing was
         captured."""
-        if not len(rows):
+        there = np.flatnonzero(rows[:, CAPTURED])
+        if not len(there):
             return np.empty(0, np.uint8)
-        begin = rows.item(0, POSITION)
-        octets = np.empty(max(0, rows.item(-1, POSITION) + rows.item(-1, CAPTURED) - begin), np.uint8)
+        begin, last = rows.item(there.item(0), POSITION), there.item(-1)
+        octets = np.empty(rows.item(last, POSITION) + rows.item(last, CAPTURED) - begin, np.uint8)
         self.is_short |= bool(_gather(self.number, origin, rows, octets))
         return octets
 
@@ -70,16 +71,25 @@ def _read(file: int, at: int, octets: OctetBuffer) -> int:
 
 @kernel
 def _gather(file: int, origin: int, rows: Table, octets: OctetBuffer) -> int:
-    """Whether some were not there.  What stands side by side, but for headers, is read together."""
+    """Whether some were not there.  What stands side by side, but for headers, is read together.
+
+    Payloads stand one behind the other, each within its packet.  The position of an empty one says nothing: headers
+    that lie, or are cut off, put it anywhere."""
     short, first, place = 0, 0, np.int64(0)
     while first < len(rows):
-        begin = rows[first, POSITION]
-        end, behind = begin + rows[first, CAPTURED], first + 1
-        while behind < len(rows) and 0 <= rows[behind, POSITION] - end <= _APART:
-            end, behind = rows[behind, POSITION] + rows[behind, CAPTURED], behind + 1
-        count = read_at(file, origin + begin, octets, place, end - begin)
+        if rows[first, CAPTURED] == 0:
+            rows[first, POSITION] = 0
+            first += 1
+            continue
+        begin, behind = rows[first, POSITION], first + 1
+        end = begin + rows[first, CAPTURED]
+        while behind < len(rows) and (rows[behind, CAPTURED] == 0 or rows[behind, POSITION] - end <= _APART):
+            if rows[behind, CAPTURED]:
+                end = rows[behind, POSITION] + rows[behind, CAPTURED]
+            behind += 1
+        count = read_at(file, origin + begin, octets, place, min(end - begin, len(octets) - place))
         for i in range(first, behind):
-            at = rows[i, POSITION] - begin
+            at = rows[i, POSITION] - begin if rows[i, CAPTURED] else 0
             if at + rows[i, CAPTURED] > count:
                 short, rows[i, CAPTURED] = 1, max(count - at, 0)
             rows[i, POSITION] = place + at

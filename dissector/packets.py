@@ -25,7 +25,8 @@ BLOCK = 4 << 20
 SPAN = 16 << 20
 """The same where they stay in the file."""
 _PIECE = 2 << 20
-"""Octets of a file read at a time: their headers are read while they are still in the processor's cache."""
+"""Octets of a file read at a time: their headers are read while they are still in the processor's cache.  Two, and
+what there is of a packet, have room in a block."""
 ROWS = 1 << 14
 """Packets handed on at a time."""
 PACKET_MAX = 1 << 20
@@ -94,7 +95,7 @@ class Packets:
         """The octets (uint8) where they are in memory; else all of them, in their place, are read now."""
         if self.file is not None and len(self) and not len(self.memory):
             begin, end = self._extent()
-            self.memory = np.empty(end, np.uint8)
+            self.memory = np.zeros(end, np.uint8)
             octets = self.file.read(self.origin + begin, end - begin)
             self.memory[begin:begin + len(octets)] = octets
             captured, left = self.headers.rows[:, CAPTURED], begin + len(octets) - self.headers.rows[:, POSITION]
@@ -490,7 +491,7 @@ class Reader:
         """Octet of the (decompressed) file up to which packets were found."""
         self._next = first
         self._origin = 0
-        """Octet of the file at position 0 of the block in hand."""
+        """Octet of the file at position 0 of the block in hand: of its first piece, if octets pass."""
 
     def __iter__(self) -> Generator[Packets, None, None]:
         container, at, end = self.container, BLOCK, BLOCK
@@ -520,9 +521,9 @@ class Reader:
                 at, self.position = after, self.position + after - at
                 if rows:
                     yield self._packets(slot, rows, before, start)
-            at, end = slot.keep(at, end)
             if n == 0 or container.fault:
                 break
+            at, end = slot.keep(at, end)
         self._finish(bytes(slot.data[at:min(at + 24, end)]), end - at)
 
     def _snapshot(self) -> Container:

@@ -81,10 +81,7 @@ class Source:
         self._ahead = b""
         self._raw = raw or open_raw(self.name)
         self.seekable = self._raw.seekable() and self.name != STDIN
-        self.size, self.identity = 0, None
-        if self.seekable:
-            about = os.fstat(self._raw.fileno())
-            self.size, self.identity = about.st_size, (about.st_dev, about.st_ino)
+        self.size = os.fstat(self._raw.fileno()).st_size if self.seekable else 0
         head = b""
         while len(head) < MAGIC_SIZE and (more := self._raw.read(MAGIC_SIZE - len(head))) != b"":
             head += more or b""
@@ -101,6 +98,10 @@ class Source:
                 self._octets = self._place = Decompressed(self.name)
         if self.compression and not isinstance(self._octets, Decompressed):
             self._octets = DECOMPRESSED[self.compression](octets, is_pipe=not self.seekable)
+
+    def fileno(self) -> int:
+        """The open file, as it stands on the disk."""
+        return self._raw.fileno()
 
     def peek(self, count: int) -> bytes:
         """The next `count` octets, which stay; fewer if there are no more."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import signal
 import struct
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import pytest
 import analysis
 from dissector import ahead, helper
 from dissector.ahead import Ahead
-from dissector.blocks import File
+from dissector.blocks import File, read_blocks
 from dissector.engine import Engine
 from dissector.helper import HelperError
 from dissector.packets import BLOCK, Packets
@@ -104,11 +106,16 @@ def test_many_octets_without_a_packet(small: None, tmp_path: Path) -> None:
     assert sum(len(block) for block in Ahead([str(path)]) if isinstance(block, Packets)) == len(packets)
 
 
+def more_than_it_may_read(folder: Path) -> list[str]:
+    """Files of which each takes a slot."""
+    wire = Wire(stream.colo(1))
+    return [str(files.write(folder / f"{number}.pcap", wire)) for number in range(ahead.SLOTS + 2)]
+
+
 @needs_memfd
 def test_more_files_than_slots(small: None, tmp_path: Path) -> None:
     """None of them keeps a slot."""
-    wire = Wire(stream.colo(1))
-    ring = [str(files.write(tmp_path / f"{number}.pcap", wire)) for number in range(ahead.SLOTS + 2)]
+    ring, wire = more_than_it_may_read(tmp_path), Wire(stream.colo(1))
     assert sum(len(block) for block in Ahead(ring) if isinstance(block, Packets)) == len(ring) * len(wire.rows)
 
 
@@ -187,7 +194,7 @@ def test_a_file_that_becomes_shorter_meanwhile(segments: bool, small: None, tmp_
     found += engine.finish()
     records = [event for event in found if isinstance(event, Record)]
     told = [f.text for f in engine.findings if f.rule == "damaged_file"]
-    assert told == [f"{path}: it became shorter while it was read"]
+    assert told == [f"{path}: {ahead._SHORT}"]
     here = [record for record in records if record.status == COMPLETE]
     assert 0 < len(here) < len(whole)
     assert [record.octets for record in here] == [record.octets for record in whole[:len(here)]]
@@ -195,21 +202,79 @@ def test_a_file_that_becomes_shorter_meanwhile(segments: bool, small: None, tmp_
 
 
 @needs_memfd
-def test_another_file_comes_in_its_place_meanwhile(small: None, monkeypatch: pytest.MonkeyPatch,
-                                                   tmp_path: Path) -> None:
-    path, other = (files.write(tmp_path / name, Wire(stream.colo(1))) for name in ("x.pcap", "y.pcap"))
-    opened = ahead._open
-
-    def replaced(file: File) -> Any:
-        if file.name == str(path):  # the process has it open
-            other.replace(path)
-        return opened(file)
-
-    monkeypatch.setattr(ahead, "_open", replaced)
-    before = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(SourceError, match=r"x\.pcap: another file has come in its place"):
-        analysis.read(path)
+@pytest.mark.parametrize("started", [False, True], ids=["forked", "started"])
+def test_whatever_becomes_of_its_name_meanwhile(started: bool, small: None, monkeypatch: pytest.MonkeyPatch,
+                                                tmp_path: Path) -> None:
+    """A ring's oldest file goes, or another one comes in its place: what was begun is read on."""
+    monkeypatch.setattr(helper, "_is_alone", lambda: not started)
+    ring = [files.write(tmp_path / f"{i}.pcap", Wire(stream.colo(1), ports=(5, i))) for i in range(3)]
+    expected, before = analysis.read(*ring), len(os.listdir("/proc/self/fd"))
+    reader, engine, records = Ahead([str(path) for path in ring]), Engine(), []
+    select.select([reader._helper._files], [], [])
+    time.sleep(0.5)  # all three are open
+    ring[0].unlink()
+    ring[1].replace(ring[2])
+    for block in reader:
+        records += [event for event in engine.take(block) if isinstance(event, Record)]
+    records += [event for event in engine.finish() if isinstance(event, Record)]
+    assert len(records) == len(expected.export("records"))
     assert len(os.listdir("/proc/self/fd")) == before
+    assert {finding.rule for finding in engine.findings} <= {"clock_back"}
+
+
+@needs_memfd
+@pytest.mark.parametrize("endings", [(".pcap.zst", ".pcap.gz"), (".pcap", ".pcap.zst"), (".pcap.gz", ".pcap")])
+def test_compressed_files_that_are_large_together(endings: tuple[str, str], monkeypatch: pytest.MonkeyPatch,
+                                                  tmp_path: Path) -> None:
+    """Octets of those cannot be read again."""
+    one = files.write(tmp_path / f"1{endings[0]}", Wire(stream.colo(3)))
+    other = files.write(tmp_path / f"2{endings[1]}", Wire(stream.remus(2), ports=(5, 6)))
+    here = analysis.read(one, other)
+    monkeypatch.setattr(helper, "WORTHWHILE", one.stat().st_size + other.stat().st_size)
+    through = analysis.read(one, other)
+    assert len(here.export("records"))
+    for table in TABLES:
+        assert through.export(table).equals(here.export(table)), table
+
+
+@needs_memfd
+def test_payloads_that_stand_nowhere(small: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Headers that are cut off, or lie, put empty ones behind the end of their packet, or of the file."""
+    frames = list(files.frames(Wire(stream.colo(2)), "raw"))
+    lying = bytearray(next(frame for _, frame in frames if len(frame) > 400)[:40])
+    lying[2:4] = (40).to_bytes(2)
+    lying[32] = 0xF0  # a TCP header of 60 octets, of which 20 are there
+    inside = bytearray(frames[-1][1][:20] + bytes(200))
+    inside[0], inside[2:4], inside[12] = 0x40, len(inside).to_bytes(2), 0x50  # and one that is the IP header
+    odd = [(frames[0][0], bytes(octets)) for _ in range(300) for octets in (lying, inside)]
+    for name, packets, snaplen in (("lying", [*frames[:20], *odd, *frames[20:]], 1 << 18), ("snapped", frames, 50)):
+        (path := tmp_path / f"{name}.pcap").write_bytes(files.pcap(packets, 101, snaplen=snaplen))
+        through = analysis.read(path)
+        monkeypatch.setattr(helper, "WORTHWHILE", 1 << 40)
+        here = analysis.read(path)
+        monkeypatch.setattr(helper, "WORTHWHILE", 1)
+        assert len(here.export("connections", every=True))
+        for table in TABLES:
+            assert through.export(table, every=True).equals(here.export(table, every=True)), (name, table)
+
+
+@needs_memfd
+@pytest.mark.parametrize("size", [BLOCK, BLOCK - 400, BLOCK - (1 << 20)])
+def test_a_fault_with_much_behind_it(size: int, tmp_path: Path) -> None:
+    """A packet block of nearly as much as is read at a time, with a length that cannot be."""
+    good = [files.enhanced(*packet) for packet in files.frames(Wire(stream.colo(1)))]
+    length = (1 << 20) + 8
+    bad = struct.pack("<IIIIIII", 6, size, 0, 0, 0, length, length) + bytes(size - 32) + struct.pack("<I", size)
+    path = tmp_path / "x.pcapng"
+    for front in (b"", struct.pack("<II", 0x7777, 2 << 20) + bytes((2 << 20) - 12) + struct.pack("<I", 2 << 20)):
+        path.write_bytes(files.pcapng_start() + b"".join(good) + front + bad + bytes(8 << 20))
+        faults = set()
+        for found in (read_blocks([str(path)]), Ahead([str(path)])):
+            *blocks, end = found
+            assert sum(len(block) for block in blocks if isinstance(block, Packets)) == len(good)
+            faults.add(end.fault)  # type: ignore[union-attr]
+        assert len(faults) == 1
+        assert "no packet stands at octet" in str(faults)
 
 
 @needs_memfd
@@ -256,8 +321,8 @@ def test_octets_that_another_process_decompresses(small: None) -> None:
 
 
 @needs_memfd
-def test_the_process_ends_with_who_takes_its_blocks(small: None) -> None:
-    reader = Ahead([str(REAL)])
+def test_the_process_ends_with_who_takes_its_blocks(small: None, tmp_path: Path) -> None:
+    reader = Ahead(more_than_it_may_read(tmp_path))
     taken = iter(reader)
     assert isinstance(next(taken), File)
     assert isinstance(next(taken), Packets)
@@ -268,9 +333,10 @@ def test_the_process_ends_with_who_takes_its_blocks(small: None) -> None:
 
 @needs_memfd
 @pytest.mark.parametrize("started", [False, True], ids=["forked", "started"])
-def test_a_process_that_dies_is_one_line(started: bool, small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_dies_is_one_line(started: bool, small: None, monkeypatch: pytest.MonkeyPatch,
+                                         tmp_path: Path) -> None:
     monkeypatch.setattr(helper, "_is_alone", lambda: not started)
-    reader = Ahead([str(REAL)])
+    reader = Ahead(more_than_it_may_read(tmp_path))
     taken = iter(reader)
     next(taken)
     os.kill(reader._helper.pid, signal.SIGKILL)

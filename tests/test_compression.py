@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -166,3 +167,15 @@ def test_with_and_without_the_systems_library(damaged: int | None, monkeypatch: 
     assert OCTETS + OCTETS[::-1] == one if damaged != 0 else one == OCTETS
     assert one.startswith(other)
     assert len(one) - len(other) < 1 << 17
+
+
+@pytest.mark.skipif(not is_there(), reason="no libzstd.so.1")
+def test_a_file_that_is_gone_when_its_fault_is_sought(tmp_path: Path) -> None:
+    (path := tmp_path / "x.zst").write_bytes(checked(OCTETS) + b"no frame" * 9)
+    with open(path, "rb", buffering=0) as raw:
+        source, octets = SystemZstd(raw, is_pipe=False), memoryview(bytearray(len(OCTETS)))
+        assert source.readinto(octets[:100]) == 100
+        os.truncate(path, 0)
+        assert source.readinto(octets) == len(OCTETS) - 100
+        with pytest.raises(CompressionError, match="it ends early"):
+            source.readinto(octets)
