@@ -559,10 +559,11 @@ class Framer:
         self._padding_set = False
 
     def _lose(self, why: _NoRecord) -> None:
-        # A hole passed, at the latest, when it was acknowledged: what precedes that is sure.
+        # What precedes the first octet that is not understood is sure.  A hole passed, at the latest, when it was
+        # acknowledged.
         row = self._run.rows[self._row(self.offset + len(self._head))]
-        sure = int(row[FRAME]) - 1 if row[HOLE] and self._head_ends else 0
-        self.lost = Lost(self.direction, self.offset, max(self._last_frame, sure), self._head_ends)
+        first = int(row[FRAME]) if row[HOLE] and self._head_ends else self._first[0]
+        self.lost = Lost(self.direction, self.offset, max(self._last_frame, first - 1), self._head_ends)
         self._find("lost_in_hole" if self._head_ends else why.rule, str(why), self._first[0], self.offset)
         self.rest = self._run.from_row(self._row(self.offset))
 

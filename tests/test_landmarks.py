@@ -158,6 +158,23 @@ def test_lost_segments(tmp_path: Path, seed: int) -> None:
         assert (sync.status == "unknown_order") == sync.doubt
 
 
+@pytest.mark.parametrize("rows", [5, 1 << 14])
+def test_what_precedes_a_lost_place_is_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    """However much is read at a time: the other side's sync-points in front of the octets that are not understood
+    are sure, and only the first behind them is not."""
+    monkeypatch.setattr("dissector.packets.ROWS", rows)
+    messages = list(stream.colo(3, GUEST))
+    at = [i for i, message in enumerate(messages) if message.structure is p.PAGE_DATA][-1]
+    messages[at] = replace(messages[at], octets=b"\x7f" * len(messages[at].octets))
+    suspended = max(i for i in range(at) if messages[i].control_id is not None)
+    assert messages[suspended].direction == "back"
+    ready = min(i for i in range(at, len(messages)) if messages[i].control_id is not None)
+    result = read(files.write(tmp_path / "x.pcap", Wire(messages)))
+    points = [i for i, message in enumerate(messages) if message.control_id is not None]
+    assert len(result.syncs) == len(points)
+    assert [i for i, sync in zip(points, result.syncs, strict=True) if sync.status != "ok"] == [ready]
+
+
 def test_a_lone_shape_is_unconfirmed(tmp_path: Path) -> None:
     """Listed, but in no statistic; its twin with other octets in the segment is nothing."""
     sync = stream.encode(p.CHECKPOINT_STATE, control_id=1)
