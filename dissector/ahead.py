@@ -58,8 +58,8 @@ class Ahead:
 
     def __iter__(self) -> Iterator[Block]:
         from dissector.blocks import File
-        from dissector.octets import InFile
-        from dissector.packets import NO_OCTETS, Slot
+        from dissector.octets import NO_OCTETS, InFile
+        from dissector.packets import Slot
 
         slots = [Slot(memory, NO_OCTETS) for memory in self._helper.slots]
         container: Container | None = None
@@ -73,7 +73,7 @@ class Ahead:
                     container = change or container
                     if self._on_progress:
                         self._on_progress(octets)
-                    yield slots[slot].packets(count, first, start, container, file, origin)
+                    yield slots[slot].packets(count, first, start, container, origin, file)
                     self._helper.give_back(slot)
                     continue
                 elif file:  # as the container ended

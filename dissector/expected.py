@@ -33,6 +33,8 @@ _NUMBERS = 1 + max(number for records in RECORDS.values() for number in records)
 """Record numbers that are followed: those that are in use."""
 _SIZE, _THIS, _OTHER = range(3)
 _TYPE_SIZE = RECORD_HEADER[0].width
+FETCHED_MAX = HEADER_SIZE
+"""Octets of a block that are looked at together (`dissector.octets.fetch`)."""
 _HALF = 1 << 31
 
 

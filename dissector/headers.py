@@ -33,8 +33,10 @@ _OPAQUE_TYPES = (0x8847, 0x8848, 0x8864, 0x88E5)
 """Ethertypes: MPLS, PPPoE, MACsec."""
 
 # columns of a packet's headers
-(SIDE, SEQUENCE, ACKNOWLEDGEMENT, FLAGS, POSITION, LENGTH, CAPTURED, WHY, DEPTH) = range(9)
-COLUMNS = 9
+(SIDE, SEQUENCE, ACKNOWLEDGEMENT, FLAGS, POSITION, LENGTH, CAPTURED, WHY, DEPTH, FIRST, SECOND) = range(11)
+COLUMNS = 11
+BEGINNING = 16
+"""Octets of a payload that are with its headers."""
 
 FIN, SYN, RST, ACK = 1, 2, 4, 16
 _HEADER_LENGTH = 8
@@ -54,7 +56,8 @@ class Headers:
     constants of this module): WHY it has no TCP segment here (-1: it has, else nothing but DEPTH is
     filled in); DEPTH of tunnels that were opened; SIDE 0 if the lower end has sent it; SEQUENCE,
     ACKNOWLEDGEMENT as on the wire; FLAGS, and how long the TCP header is above them (`header_length`);
-    POSITION of the payload in the block, its LENGTH on the wire and the octets CAPTURED.
+    POSITION of the payload in the block, its LENGTH on the wire and the octets CAPTURED; the FIRST eight of them and
+    the SECOND, the first one the highest, zeros behind the last.
     """
 
     ends: np.ndarray
@@ -208,6 +211,17 @@ def _find_tcp(data, link, p, end, wire_end):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def _eight(data, p, count):  # type: ignore[no-untyped-def]
+    """Eight octets, of which `count` are there."""
+    if count >= 8:
+        return np.int64(_be(data, p, 8))
+    value = np.int64(0)
+    for i in range(8):
+        value = value << 8 | (np.int64(data[p + i]) if i < count else 0)
+    return value
+
+
+@compiled
 def _read(data, position, captured, wire, link, key, row):  # type: ignore[no-untyped-def]
     """Fill in `key` and `row` of a packet."""
     end = position + captured
@@ -240,6 +254,8 @@ def _read(data, position, captured, wire, link, key, row):  # type: ignore[no-un
         length = np.int64(0)  # a RST's text is not data of the stream (RFC 9293, 3.5.3)
     row[POSITION], row[LENGTH] = p + header, length
     row[CAPTURED] = min(max(end - p - header, 0), length)
+    row[FIRST] = _eight(data, p + header, row[CAPTURED])
+    row[SECOND] = _eight(data, p + header + 8, row[CAPTURED] - 8)
 
 
 @compiled

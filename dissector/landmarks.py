@@ -133,7 +133,7 @@ def landmarks(run: Run, begin: int) -> tuple[list[Landmark], int]:
     next run, which must start with the octets of this one from there on."""
     out = np.empty((_CANDIDATES, 3), np.int64)
     starts = np.ascontiguousarray(run.rows[:, OFFSET])
-    found, begin = _scan(run.rows, starts, run.data, run.kept, begin, _KINDS, _SIZES, _MAGICS, _FIRST,
+    found, begin = _scan(run.rows, starts, run.loaded(), run.kept, begin, _KINDS, _SIZES, _MAGICS, _FIRST,
                          _PAIRS, out)
     return list(_named(out[:found])), int(begin)
 

@@ -7,18 +7,17 @@ of the processor's cache: reading takes twice as long.
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import numpy as np
 
-from dissector.compiled import OctetBuffer, Table, compiled, kernel
-from dissector.headers import CAPTURED, POSITION
+from dissector.compiled import OctetBuffer, compiled, copy_octets, kernel
 from dissector.pread import read_at
 
 IN_MEMORY = -1
 """In place of the number of an open file."""
-_APART = 256
-"""Octets between two payloads that are worth a call of their own; headers are fewer."""
+NO_OCTETS = np.zeros(0, np.uint8)
 
 
 class InFile:
@@ -27,71 +26,80 @@ class InFile:
     def __init__(self, number: int) -> None:
         self.number = number
         self.is_short = False
+        self._room = NO_OCTETS
 
-    def read(self, at: int, count: int) -> np.ndarray:
-        """The octets from octet `at` of the file on (uint8); fewer if they are not there."""
-        octets = np.empty(count, np.uint8)
-        found = octets[:_read(self.number, at, octets)]
-        self.is_short |= len(found) < count
-        return found
-
-    def gather(self, rows: np.ndarray, origin: int) -> np.ndarray:
-        """The payloads of these rows (as in `dissector.headers.Headers`), whose positions count from octet `origin`
-        of the file on; from now on they count in what is returned (uint8).  Of what is not there nothing was
-        captured."""
-        there = np.flatnonzero(rows[:, CAPTURED])
-        if not len(there):
-            return np.empty(0, np.uint8)
-        begin, last = rows.item(there.item(0), POSITION), there.item(-1)
-        octets = np.empty(rows.item(last, POSITION) + rows.item(last, CAPTURED) - begin, np.uint8)
-        self.is_short |= bool(_gather(self.number, origin, rows, octets))
-        return octets
+    def room(self, count: int) -> np.ndarray:
+        """Room for so many octets.  The same each time: the system would have to clear new memory."""
+        if len(self._room) < count:
+            self._room = np.empty(count, np.uint8)
+        return self._room[:count]
 
     def close(self) -> None:
         """Close the file."""
         os.close(self.number)
 
 
+class Passing:
+    """Octets of a block that stay in a file, of which octet `origin` has position 0; the block has those from `begin`
+    to `end`.  Valid until the next block is."""
+
+    def __init__(self, file: InFile, origin: int, begin: int, end: int) -> None:
+        self.file, self.origin, self._begin, self._end = file, origin, begin, end
+        self._loaded: np.ndarray | None = None
+
+    def read(self, position: int, count: int) -> bytes:
+        """Some octets; fewer if they are not there any more."""
+        if self._loaded is not None:
+            return self._loaded[position:position + count].tobytes()
+        octets = b""
+        with contextlib.suppress(OSError):
+            octets = os.pread(self.file.number, count, self.origin + position)
+        self.file.is_short |= len(octets) < count
+        return octets
+
+    def load(self) -> np.ndarray:
+        """All octets of the block, by their position; zeros for what is not there."""
+        if self._loaded is None:
+            octets, begin = self.file.room(self._end), self._begin
+            upto = begin + _read(self.file.number, self.origin + begin, octets[begin:])
+            octets[upto:] = 0
+            self.file.is_short |= upto < self._end
+            self._loaded = octets
+        return self._loaded
+
+
+Block = np.ndarray | Passing
+"""Octets of a block by their position."""
+
+
+def where(octets: Block) -> tuple[np.ndarray, int, int]:
+    """What a kernel is told of them: an array; or else a file, and its octet at position 0."""
+    if isinstance(octets, np.ndarray):
+        return octets, IN_MEMORY, 0
+    return (NO_OCTETS, octets.file.number, octets.origin)
+
+
 @compiled
 def fetch(block, position, count):  # type: ignore[no-untyped-def]
-    """Have `count` octets of a block, from a position on, in its last array; whether they are there.  `block`: octets
-    in memory; a file (or `IN_MEMORY`), and which of its octets stands at position 0; the array."""
-    data, file, origin, found = block
+    """Have `count` octets of a block (as from `where`, and room for them) in that room; whether they are there."""
+    data, file, origin, room = block
     if file != IN_MEMORY:
-        return read_at(file, origin + position, found, 0, count) == count
+        return read_at(file, origin + position, room, 0, count) == count
     for i in range(count):
-        found[i] = data[position + i]
+        room[i] = data[position + i]
     return True
+
+
+@compiled
+def copy_from(data, file, origin, position, count, out, at):  # type: ignore[no-untyped-def]
+    """Copy octets of a block (as from `where`) to out[at]; the position behind them.  Zeros for what is not there."""
+    if file == IN_MEMORY:
+        return copy_octets(data, position, count, out, at)
+    for i in range(at + read_at(file, origin + position, out, at, count), at + count):
+        out[i] = 0
+    return at + count
 
 
 @kernel
 def _read(file: int, at: int, octets: OctetBuffer) -> int:
     return read_at(file, at, octets, 0, len(octets))
-
-
-@kernel
-def _gather(file: int, origin: int, rows: Table, octets: OctetBuffer) -> int:
-    """Whether some were not there.  What stands side by side, but for headers, is read together.
-
-    Payloads stand one behind the other, each within its packet.  The position of an empty one says nothing: headers
-    that lie, or are cut off, put it anywhere."""
-    short, first, place = 0, 0, np.int64(0)
-    while first < len(rows):
-        if rows[first, CAPTURED] == 0:
-            rows[first, POSITION] = 0
-            first += 1
-            continue
-        begin, behind = rows[first, POSITION], first + 1
-        end = begin + rows[first, CAPTURED]
-        while behind < len(rows) and (rows[behind, CAPTURED] == 0 or rows[behind, POSITION] - end <= _APART):
-            if rows[behind, CAPTURED]:
-                end = rows[behind, POSITION] + rows[behind, CAPTURED]
-            behind += 1
-        count = read_at(file, origin + begin, octets, place, min(end - begin, len(octets) - place))
-        for i in range(first, behind):
-            at = rows[i, POSITION] - begin if rows[i, CAPTURED] else 0
-            if at + rows[i, CAPTURED] > count:
-                short, rows[i, CAPTURED] = 1, max(count - at, 0)
-            rows[i, POSITION] = place + at
-        place, first = place + end - begin, behind
-    return short

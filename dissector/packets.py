@@ -15,9 +15,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from dissector.compiled import Octets, Table, WordTable, compiled, kernel
-from dissector.headers import CAPTURED, NO_LINK, NO_PACKET, POSITION, Headers, _be, read_headers
 from dissector.headers import COLUMNS as HEADER_COLUMNS
-from dissector.octets import InFile
+from dissector.headers import NO_LINK, NO_PACKET, POSITION, Headers, _be, read_headers
+from dissector.octets import Block, InFile, Passing
 from dissector.source import Source, SourceError
 
 BLOCK = 4 << 20
@@ -49,7 +49,6 @@ _ORDER_MAGIC = 0x1A2B3C4D
 # columns of an interface
 _LINK, _KIND, _FACTOR, _OFFSET, _SNAPLEN = range(5)
 _MULTIPLY, _DIVIDE, _SHIFT = range(3)
-NO_OCTETS = np.zeros(0, np.uint8)
 _NOT_TOLD_APART = np.zeros(0, np.int64)
 
 # why a hop kernel came back
@@ -58,18 +57,17 @@ _MORE, _SPECIAL, _DAMAGED, _FULL = range(4)
 
 @dataclass(slots=True)
 class Packets:
-    """Packets of one block: its octets (`data`), and a row for each packet.
+    """Packets of one block: its octets (`dissector.octets.Block`), and a row for each packet.
 
-    position (int64, into `data`), captured and wire (int64, octets), time (int64, ns since the
+    position (int64, into the octets), captured and wire (int64, octets), time (int64, ns since the
     epoch, 0 unknown), link (int64, LINKTYPE_*), interface (int64, into `Container.interfaces`, -1
     none); `headers`: what stands in them.  `first` is the running number of the first row over all
     files, from 1; `start` the octet of the file from which `container` can read these packets again.
     All is valid only until the next ones are read.
-
-    `memory` has the octets (uint8), or else they stay in `file`, whose octet `origin` stands at position 0.
+    `origin` is the octet of the file that has position 0.
     """
 
-    memory: np.ndarray
+    octets: Block
     position: np.ndarray
     captured: np.ndarray
     wire: np.ndarray
@@ -82,7 +80,6 @@ class Packets:
     container: Container | None = None
     drops: int | None = None
     """Packets that the capturing program says it had lost, where these octets end."""
-    file: InFile | None = None
     origin: int = 0
     streams: np.ndarray = field(default_factory=lambda: _NOT_TOLD_APART)
     """int64: TCP stream of each packet, -1 none; empty until `dissector.segments` has told them apart."""
@@ -92,27 +89,16 @@ class Packets:
 
     @property
     def data(self) -> np.ndarray:
-        """The octets (uint8) where they are in memory; else all of them, in their place, are read now."""
-        if self.file is not None and len(self) and not len(self.memory):
-            begin, end = self._extent()
-            self.memory = np.zeros(end, np.uint8)
-            octets = self.file.read(self.origin + begin, end - begin)
-            self.memory[begin:begin + len(octets)] = octets
-            captured, left = self.headers.rows[:, CAPTURED], begin + len(octets) - self.headers.rows[:, POSITION]
-            np.minimum(captured, np.maximum(left, 0), out=captured)
-        return self.memory
-
-    def _extent(self) -> tuple[int, int]:
-        """The positions of the first octet and behind the last one."""
-        return int(self.position.min()), int((self.position + self.captured).max())
+        """The octets as an array (uint8); those that stay in a file are all read now."""
+        return self.octets.load() if isinstance(self.octets, Passing) else self.octets
 
     def copy(self) -> Packets:
         """The same, valid for good."""
-        begin, end = self._extent()
+        begin, end = int(self.position.min()), int((self.position + self.captured).max())
         headers = Headers(self.headers.ends.copy(), self.headers.rows.copy())
         headers.rows[:, POSITION] -= begin
         columns = {name: getattr(self, name).copy() for name in ("captured", "wire", "time", "link", "interface")}
-        return replace(self, memory=self.data[begin:end].copy(), file=None, position=self.position - begin,
+        return replace(self, octets=self.data[begin:end].copy(), position=self.position - begin,
                        headers=headers, **columns)
 
     @property
@@ -155,12 +141,15 @@ class Slot:
         return 8 * ROWS * (6 + 5 + HEADER_COLUMNS)
 
     def packets(self, count: int, first: int = 0, start: int = 0, container: Container | None = None,
-                file: InFile | None = None, origin: int = 0) -> Packets:
-        """The packets in its first rows."""
+                origin: int = 0, file: InFile | None = None) -> Packets:
+        """The packets in its first rows; their octets stay in `file`, if there is one."""
         position, captured, wire, time, link, interface = self.table[:, :count]
         headers = Headers(self.headers.ends[:count], self.headers.rows[:count])
-        return Packets(self.data, position, captured, wire, time, link, interface, headers, first, start,
-                       container, file=file, origin=origin)
+        octets: Block = self.data
+        if file is not None:
+            octets = Passing(file, origin, position.item(0), position.item(-1) + captured.item(-1))
+        return Packets(octets, position, captured, wire, time, link, interface, headers, first, start, container,
+                       origin=origin)
 
 
 @compiled

@@ -38,7 +38,7 @@ def read_octets(engine: Engine, record: Record) -> bytes | None:
     octets = np.zeros(record.length, np.uint8)
     missing = np.ones(record.length, np.bool_)
     for segments in _segments_from(engine, record.first_frame):
-        data = segments.data
+        data = segments.packets.data
         for offset, position, length in _pieces(engine, segments, record):
             begin, end = max(offset, 0), min(offset + length, record.length)
             if begin >= end:

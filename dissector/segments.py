@@ -24,15 +24,17 @@ from dissector.compiled import (
     kernel,
     lend,
 )
-from dissector.expected import HOPS, NOTHING, PASSED, Expected, passes
+from dissector.expected import FETCHED_MAX, HOPS, NOTHING, PASSED, Expected, passes
 from dissector.headers import (
     ACK,
     ACKNOWLEDGEMENT,
+    BEGINNING,
     CAPTURED,
     CLOCK_BACK,
     COUNTERS,
     DEPTH,
     FIN,
+    FIRST,
     FLAGS,
     LENGTH,
     POSITION,
@@ -42,10 +44,9 @@ from dissector.headers import (
     SYN,
     TUNNELLED,
     WHY,
-    _be,
 )
-from dissector.octets import IN_MEMORY, fetch
-from dissector.packets import NO_OCTETS, Packets
+from dissector.octets import where
+from dissector.packets import Packets
 from dissector.table import KEY, fill_slots, larger, no_slots, secret_numbers, slot_of, zeros
 
 # columns of a segment: SIDE to CAPTURED as those of its headers, and
@@ -70,7 +71,7 @@ _ROOM = 1 << 18
 
 _PART = 1 << 14
 """Streams that are looked at together: a copy of what is remembered of all would take long."""
-_SNIFFED = 16
+_SNIFFED = BEGINNING
 """Octets from the start of a side that tell, where they come at once, that it opens no stream of ours,
 and what it seems to be."""
 
@@ -92,13 +93,6 @@ class Segments:
     packets: Packets
     rows: np.ndarray
     streams: Streams
-    gathered: np.ndarray | None = None
-    """Their payloads, of packets whose octets stay in a file."""
-
-    @property
-    def data(self) -> np.ndarray:
-        """The octets (uint8) in which POSITION counts."""
-        return self.packets.data if self.gathered is None else self.gathered
 
     def endpoint(self, stream: int, side: int) -> str:
         """ "address:port" of one end of a stream."""
@@ -138,7 +132,7 @@ class Streams:
         self._used = 0
         self._sparing, self._most, self._kept = sparing, most, kept
         self._last_time = lend(np.zeros(1, np.int64), Numbers)
-        self._fetched = lend(np.zeros(_SNIFFED, np.uint8), OctetBuffer)
+        self._fetched = lend(np.zeros(FETCHED_MAX, np.uint8), OctetBuffer)
         # Who writes a capture must not be able to choose where its streams land in the table.
         self._secret = secret_numbers()
         self._lend()
@@ -243,16 +237,15 @@ class Streams:
 
     def scan(self, packets: Packets) -> Segments:
         """The segments in `packets`, whose `streams` are filled in."""
-        file = packets.file if self._sparing else None
-        number, data = (file.number, NO_OCTETS) if file else (IN_MEMORY, packets.data)
+        octets = where(packets.octets)
         rows = np.empty((len(packets), COLUMNS), np.int64)
         packets.streams = np.full(len(packets), _NO_STREAM, np.int64)
         done, filled = 0, 0
         while done < len(packets):
             begin, before, part = done, self._used, rows[filled:]
             done, given, self._used = _scan(
-                data, number, packets.origin, packets.headers.ends, packets.headers.rows, packets.time, packets.first,
-                packets.streams, done, part, before, *self._lent, self._last_time, self._fetched, self._sparing)
+                *octets, packets.headers.ends, packets.headers.rows, packets.time, packets.first, packets.streams,
+                done, part, before, *self._lent, self._last_time, self._fetched, self._sparing)
             new = self._used - before
             self._numbers[before:self._used] = np.arange(self.count, self.count + new)
             if self.count > before:  # some were forgotten
@@ -263,8 +256,7 @@ class Streams:
             filled += given
             if done < len(packets):
                 self._make_room(rows[:filled, STREAM])
-        rows = rows[:filled]
-        return Segments(packets, rows, self, file.gather(rows, packets.origin) if file else None)
+        return Segments(packets, rows[:filled], self)
 
     def _expect_nothing(self, row: int) -> None:
         at = self._streams.item(row, _EXPECTED)
@@ -335,27 +327,23 @@ def _count(counters, first, which, packet):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _is_foreign(block, openings, mine, header):  # type: ignore[no-untyped-def]
+def _is_foreign(openings, mine, header):  # type: ignore[no-untyped-def]
     """Whether the first octets of a side stand behind its SYN, are enough, and open no stream of ours."""
     if not mine[_OPENING] & SYN or header[CAPTURED] < _SNIFFED:
         return False
     if header[SEQUENCE] != (mine[_BASE] + 1) & 0xFFFFFFFF or header[FLAGS] & SYN:
         return False
-    if not fetch(block, header[POSITION], _SNIFFED):
-        return False
-    word, opens = _be(block[-1], 0, 8), False
+    word, opens = np.uint64(header[FIRST]), False
     for i in range(len(openings)):
         opens |= word == openings[i]
     return not opens
 
 
 @compiled
-def _sniff(block, header, sniffed):  # type: ignore[no-untyped-def]
+def _sniff(header, sniffed):  # type: ignore[no-untyped-def]
     """Keep the first octets of a side."""
-    count = min(header[CAPTURED], _SNIFFED)
-    if fetch(block, header[POSITION], count):
-        for i in range(count):
-            sniffed[i] = block[-1][i]
+    for i in range(min(header[CAPTURED], _SNIFFED)):
+        sniffed[i] = header[FIRST + i // 8] >> 8 * (7 - i % 8) & 0xFF
 
 
 @compiled
@@ -402,6 +390,7 @@ def _scan(data: Octets, file: int, origin: int, ends: WordTable, headers: Table,
           sparing: bool) -> tuple[int, int, int]:
     """Fill `rows` from packet `done` on; stops early when the stream tables are full."""
     turned_out_foreign, filled, block = False, 0, (data, file, origin, fetched)
+    slot, known = np.int64(0), -1
     for i in range(done, len(headers)):
         if count == len(keys):
             return i, _without_ignored(rows, filled, streams) if turned_out_foreign else filled, count
@@ -419,7 +408,11 @@ def _scan(data: Octets, file: int, origin: int, ends: WordTable, headers: Table,
         side, flags, length = header[SIDE], header[FLAGS], header[LENGTH]
         sequence, acknowledgement = header[SEQUENCE], header[ACKNOWLEDGEMENT]
         a, b, c, d, e = ends[i, 0], ends[i, 1], ends[i, 2], ends[i, 3], ends[i, 4]
-        slot = slot_of(slots, keys, secret, a, b, c, d, e)
+        # Mostly it is the same connection as before.
+        if known < 0 or a != ends[known, 0] or b != ends[known, 1] or c != ends[known, 2] or d != ends[known, 3] \
+                or e != ends[known, 4]:
+            slot = np.int64(slot_of(slots, keys, secret, a, b, c, d, e))
+        known = i
         stream = np.int64(slots[slot]) - 1
         reused = stream >= 0 and flags & (SYN | ACK) == SYN and sides[stream, side, _BASE] >= 0 \
             and sides[stream, side, _BASE] != sequence
@@ -442,11 +435,11 @@ def _scan(data: Octets, file: int, origin: int, ends: WordTable, headers: Table,
         if length:
             about[_LAST] = time
         if length and length == mine[_OCTETS]:
-            known = about[_IGNORED] and about[_FOREIGN]  # its answer tells more of what it is
-            if known or _is_foreign(block, openings, mine, header):
-                _sniff(block, header, sniffed[stream, side])
+            is_known = about[_IGNORED] and about[_FOREIGN]  # its answer tells more of what it is
+            if is_known or _is_foreign(openings, mine, header):
+                _sniff(header, sniffed[stream, side])
                 about[_FOREIGN] |= 1 << side
-                if not known and (about[_FOREIGN] == _BOTH or _speaks_first(mine, theirs, acknowledgement)):
+                if not is_known and (about[_FOREIGN] == _BOTH or _speaks_first(mine, theirs, acknowledgement)):
                     about[_IGNORED] = turned_out_foreign = True
         if about[_IGNORED]:
             continue

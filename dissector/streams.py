@@ -15,6 +15,7 @@ import numpy as np
 from dissector.compiled import Numbers, OctetBuffer, Octets, Table, Tables, compiled, copy_octets, kernel, lend
 from dissector.expected import NOT_KNOWN, SILENT
 from dissector.headers import ACK, ACKNOWLEDGEMENT, CAPTURED, FIN, FLAGS, LENGTH, POSITION, RST, SEQUENCE, SIDE, SYN
+from dissector.octets import Block, copy_from, where
 from dissector.segments import COLUMNS, PACKET, UNSEEN, UNSEEN_OTHER, Segments
 
 GRACE = 3_000_000_000
@@ -73,7 +74,7 @@ class Run:
 
     rows: np.ndarray
     acks: np.ndarray
-    data: np.ndarray
+    data: Block
     kept: np.ndarray
     whole: bool = False
 
@@ -85,8 +86,18 @@ class Run:
     def octets(self, row: int, skip: int, count: int) -> bytes:
         """`count` octets of a range from its octet `skip` on; fewer if the capture has fewer."""
         given, place = self.rows.item(row, GIVEN), self.rows.item(row, PLACE)
-        source, begin = (self.data, place) if place >= 0 else (self.kept, ~place)
-        return source[begin + skip:begin + min(skip + count, given)].tobytes() if skip < given else b""
+        if skip >= given:
+            return b""
+        upto, source, begin = min(skip + count, given), self.data, place
+        if place < 0:
+            source, begin = self.kept, ~place
+        if isinstance(source, np.ndarray):
+            return source[begin + skip:begin + upto].tobytes()
+        return source.read(begin + skip, upto - skip)
+
+    def loaded(self) -> np.ndarray:
+        """All octets of the block, in memory."""
+        return self.data if isinstance(self.data, np.ndarray) else self.data.load()
 
     def from_row(self, row: int) -> Run:
         """The ranges from `row` on, of the same block."""
@@ -129,7 +140,7 @@ class Stream:
         """Take these rows of the segments, in capture order; a run (maybe empty) for each side.  `unseen`: octets of
         each side that came behind them, in order and complete, and are not wanted."""
         packets = segments.packets
-        return self._advance(rows, packets.time, packets.first, segments.data, False, unseen=unseen)
+        return self._advance(rows, packets.time, packets.first, packets.octets, False, unseen=unseen)
 
     def finish(self) -> tuple[Run, Run]:
         """Nothing more will come: give up every hole."""
@@ -222,7 +233,7 @@ class Stream:
         """Octets that wait, of both directions."""
         return sum(len(kept) for kept in self._kept)
 
-    def _advance(self, rows: np.ndarray, times: np.ndarray, first: int, data: np.ndarray,
+    def _advance(self, rows: np.ndarray, times: np.ndarray, first: int, data: Block,
                  final: bool, now: int = 0, unseen: tuple[int, int] = (0, 0)) -> tuple[Run, Run]:
         waiting, waiting_acks = self._held.shape[1], self._acks.shape[1]
         # A segment fills gaps between held ranges, and leaves at most one gap more than it found.
@@ -249,7 +260,7 @@ class Stream:
         self._retain_acks(states, acks)
         return one, other
 
-    def _retain(self, states: list[list[int]], held: np.ndarray, data: np.ndarray) -> None:
+    def _retain(self, states: list[list[int]], held: np.ndarray, data: Block) -> None:
         """Copy what must outlive the block of the octets that wait."""
         most = max(state[_HELD] for state in states)
         self._held = held[:, :most].copy() if most else _NO_HELD
@@ -413,23 +424,23 @@ def _copy_range(held, source, target):  # type: ignore[no-untyped-def]
         held[target, column] = held[source, column]
 
 
-def _kept(rows: np.ndarray, data: np.ndarray, kept: np.ndarray) -> np.ndarray:
+def _kept(rows: np.ndarray, data: Block, kept: np.ndarray) -> np.ndarray:
     """The octets of ranges, of the block or kept before, which are moved there."""
     if not len(rows):
         return _NO_OCTETS
     octets = np.empty(int(rows[:, GIVEN].sum()), np.uint8)
-    _keep(rows, data, kept, octets)
+    _keep(rows, *where(data), kept, octets)
     return octets
 
 
 @kernel
-def _keep(rows: Table, data: Octets, kept: Octets, out: OctetBuffer) -> None:
+def _keep(rows: Table, data: Octets, file: int, origin: int, kept: Octets, out: OctetBuffer) -> None:
     place = 0
     for i in range(len(rows)):
         row = rows[i]
         begin, row[PLACE] = row[PLACE], ~place
         if begin >= 0:
-            place = copy_octets(data, begin, row[GIVEN], out, place)
+            place = copy_from(data, file, origin, begin, row[GIVEN], out, place)
         else:
             place = copy_octets(kept, ~begin, row[GIVEN], out, place)
 
