@@ -39,6 +39,6 @@ def summary(nanoseconds: np.ndarray) -> dict[str, float]:
         "mean_ms": mean,
         **{f"{name}_ms": _percentile(values, share) for name, share in PERCENTILES.items()},
         "max_ms": values.item(-1) if n else nan,
-        # numpy.std takes five times as long, and there may be thousands of connections.
+        # numpy.std takes three to four times as long, and there may be thousands of connections.
         "std_ms": math.sqrt(float(np.add.reduce((values - mean) ** 2)) / (n - 1)) if n > 1 else nan,
     }

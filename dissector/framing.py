@@ -509,8 +509,7 @@ class Framer:
         if not rows.item(row, HOLE):
             last = rows.item(row, FRAME), rows.item(row, TIME)
             record.last_frame, record.last_seen_ns = delivered if last == delivered else last
-        if self._lacks is not None:
-            self._touch(end)
+        self._touch(end)
         record.status = self._touched
         record.after_gap = self._touched == GAP or self.passage.held_up(row)
 

@@ -2,7 +2,7 @@
 """Octets of a block that stay in their file: those that somebody needs are read when they are.
 
 Contents of pages, nearly all that passes, nobody needs.  To hand them on from one process to another takes them out
-of the processor's cache: reading takes twice as long.
+of the processor's cache: reading takes half as long again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 
 import numpy as np
 
-from dissector.compiled import OctetBuffer, compiled, copy_octets, kernel
+from dissector.compiled import compiled, copy_octets
 from dissector.pread import read_at
 
 IN_MEMORY = -1
@@ -61,7 +61,9 @@ class Passing:
         """All octets of the block, by their position; zeros for what is not there."""
         if self._loaded is None:
             octets, begin = self.file.room(self._end), self._begin
-            upto = begin + _read(self.file.number, self.origin + begin, octets[begin:])
+            upto = begin
+            with contextlib.suppress(OSError):
+                upto += os.preadv(self.file.number, [octets[begin:].data], self.origin + begin)
             octets[upto:] = 0
             self.file.is_short |= upto < self._end
             self._loaded = octets
@@ -76,7 +78,7 @@ def where(octets: Block) -> tuple[np.ndarray, int, int]:
     """What a kernel is told of them: an array; or else a file, and its octet at position 0."""
     if isinstance(octets, np.ndarray):
         return octets, IN_MEMORY, 0
-    return (NO_OCTETS, octets.file.number, octets.origin)
+    return NO_OCTETS, octets.file.number, octets.origin
 
 
 @compiled
@@ -98,8 +100,3 @@ def copy_from(data, file, origin, position, count, out, at):  # type: ignore[no-
     for i in range(at + read_at(file, origin + position, out, at, count), at + count):
         out[i] = 0
     return at + count
-
-
-@kernel
-def _read(file: int, at: int, octets: OctetBuffer) -> int:
-    return read_at(file, at, octets, 0, len(octets))
