@@ -484,35 +484,32 @@ class Reader:
 
     def __iter__(self) -> Generator[Packets, None, None]:
         container, at, end = self.container, BLOCK, BLOCK
-        while True:
-            slot, before, start, rows, moved = next(self._slots), self._snapshot(), self.position, 0, True
+        n: int | None = None
+        while n != 0 and not container.fault:
+            slot, before, start, rows = next(self._slots), self._snapshot(), self.position, 0
+            if not container.full:
+                at, end = slot.keep(at, end)
             self._origin = start - at
-            while n := self.source.readinto(memoryview(slot.data.data)[end:min(end + _PIECE, 2 * BLOCK)]):
-                gone, known = min(container.skip, n), rows
-                container.skip -= gone
-                rows, after = container.take(slot, at + gone, end + n, rows)
+            while True:
+                gone = 0
+                if not container.full:
+                    n = self.source.readinto(memoryview(slot.data.data)[end:min(end + _PIECE, 2 * BLOCK)])
+                    if not n:
+                        break
+                    end, gone = end + n, min(container.skip, n)
+                    container.skip -= gone
+                known = rows
+                rows, after = container.take(slot, at + gone, end, rows)
                 if distance := self.position - at - self._origin:
                     slot.shift(known, rows, distance)
-                moved = after != at
-                at, end, self.position = after, end + n, self.position + after - at
+                at, self.position = after, self.position + after - at
                 is_full = self.position - start >= SPAN if self._passing else end == 2 * BLOCK
-                if container.full or container.fault or is_full or n < _PIECE or not self.source.seekable:
+                if container.full or container.fault or is_full or (n or 0) < _PIECE or not self.source.seekable:
                     break
                 if self._passing:
                     at, end = slot.keep(at, end)
             if rows or n is None:  # a moment in which nothing came
                 yield self._packets(slot, rows, before, start)
-            while container.full and moved and not container.fault:
-                slot, before, start = next(self._slots), self._snapshot(), self.position
-                self._origin = start - at
-                rows, after = container.take(slot, at, end)
-                moved = after != at
-                at, self.position = after, self.position + after - at
-                if rows:
-                    yield self._packets(slot, rows, before, start)
-            if n == 0 or container.fault:
-                break
-            at, end = slot.keep(at, end)
         self._finish(bytes(slot.data[at:min(at + 24, end)]), end - at)
 
     def _snapshot(self) -> Container:
