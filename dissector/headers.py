@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dissector.compiled import compiled
+from dissector.table import KEY
 
 LINKS = {0: "BSD loopback", 1: "Ethernet", 12: "raw IP", 14: "raw IP", 101: "raw IP",
          108: "OpenBSD loopback", 113: "Linux cooked", 228: "raw IPv4", 229: "raw IPv6",
@@ -22,8 +23,8 @@ _RAW = (12, 14, 101, 228, 229)
 
 # why a packet has no segment here, and what else is counted
 (NOT_IP, NOT_TCP, FRAGMENT, CUT, UNKNOWN_LINK, TUNNELLED, OPAQUE, CLOCK_BACK, STEP_BACK
- ) = range(9)
-COUNTERS = 9
+ ) = range(1, 10)
+COUNTERS = 10
 
 _VXLAN_PORTS = (4789, 8472)
 """IANA's, and the one that Linux takes when none is named."""
@@ -33,10 +34,12 @@ _OPAQUE_TYPES = (0x8847, 0x8848, 0x8864, 0x88E5)
 """Ethertypes: MPLS, PPPoE, MACsec."""
 
 # columns of a packet's headers
-(SIDE, SEQUENCE, ACKNOWLEDGEMENT, FLAGS, POSITION, LENGTH, CAPTURED, WHY, DEPTH, FIRST, SECOND) = range(11)
-COLUMNS = 11
+(SIDE, SEQUENCE, ACKNOWLEDGEMENT, FLAGS, POSITION, LENGTH, CAPTURED, WHY, DEPTH, FIRST) = range(10)
 BEGINNING = 16
 """Octets of a payload that are with its headers."""
+WORD = 4
+"""Octets in a column: to hand on twice as many from one process to another takes longer."""
+COLUMNS = FIRST + BEGINNING // WORD
 
 FIN, SYN, RST, ACK = 1, 2, 4, 16
 _HEADER_LENGTH = 8
@@ -52,12 +55,12 @@ class Headers:
     """What the headers of a block's packets say: a row for each packet.
 
     `ends` (uint64): who talks, sorted by address and port: the address of the lower and that of the
-    higher end in two words each, both ports (and a bit for IPv6) in one.  `rows` (int64; columns are
-    constants of this module): WHY it has no TCP segment here (-1: it has, else nothing but DEPTH is
+    higher end in two words each, both ports (and a bit for IPv6) in one.  `rows` (uint32; columns are
+    constants of this module): WHY it has no TCP segment here (0: it has, else nothing but DEPTH is
     filled in); DEPTH of tunnels that were opened; SIDE 0 if the lower end has sent it; SEQUENCE,
     ACKNOWLEDGEMENT as on the wire; FLAGS, and how long the TCP header is above them (`header_length`);
-    POSITION of the payload in the block, its LENGTH on the wire and the octets CAPTURED; the FIRST eight of them and
-    the SECOND, the first one the highest, zeros behind the last.
+    POSITION of the payload in the block, its LENGTH on the wire and the octets CAPTURED; from FIRST on the
+    `BEGINNING` of them, `WORD` in each column, the first one the highest, zeros behind the last.
     """
 
     ends: np.ndarray
@@ -66,7 +69,7 @@ class Headers:
     @classmethod
     def empty(cls, count: int) -> Headers:
         """Room for so many packets."""
-        return cls(np.empty((count, 5), np.uint64), np.empty((count, COLUMNS), np.int64))
+        return cls(np.empty((count, KEY), np.uint64), np.empty((count, COLUMNS), np.uint32))
 
 
 @compiled
@@ -75,6 +78,14 @@ def _be(data, p, n):  # type: ignore[no-untyped-def]
     value, at = np.uint64(0), np.uint64(p)
     for i in range(n):
         value = value << np.uint64(8) | np.uint64(data[at + np.uint64(i)])
+    return value
+
+
+@compiled
+def _le(data, p, n):  # type: ignore[no-untyped-def]
+    value, at = np.uint64(0), np.uint64(p)
+    for i in range(n):
+        value |= np.uint64(data[at + np.uint64(i)]) << np.uint64(8 * i)
     return value
 
 
@@ -183,7 +194,7 @@ def _inner(data, protocol, p, end):  # type: ignore[no-untyped-def]
 
 @compiled
 def _find_tcp(data, link, p, end, wire_end):  # type: ignore[no-untyped-def]
-    """Look for TCP in a frame: (why not, or -1; depth of tunnels; ethertype; positions of the IP
+    """Look for TCP in a frame: (why not, or 0; depth of tunnels; ethertype; positions of the IP
     and of the TCP header; end on the wire)."""
     kind, p = _network(data, link, p, end)
     depth = 0
@@ -195,7 +206,7 @@ def _find_tcp(data, link, p, end, wire_end):  # type: ignore[no-untyped-def]
         ip = p
         protocol, p, wire_end = _transport(data, kind, p, end, wire_end)
         if protocol == 6:
-            return CUT if p + 20 > end else -1, depth, kind, ip, p, wire_end
+            return CUT if p + 20 > end else 0, depth, kind, ip, p, wire_end
         if protocol == -1:
             return CUT, depth, kind, ip, p, wire_end
         if protocol == -2:
@@ -211,13 +222,13 @@ def _find_tcp(data, link, p, end, wire_end):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _eight(data, p, count):  # type: ignore[no-untyped-def]
-    """Eight octets, of which `count` are there."""
-    if count >= 8:
-        return np.int64(_be(data, p, 8))
-    value = np.int64(0)
-    for i in range(8):
-        value = value << 8 | (np.int64(data[p + i]) if i < count else 0)
+def _word(data, p, count):  # type: ignore[no-untyped-def]
+    """Octets of one column, of which `count` are there."""
+    if count >= WORD:
+        return _be(data, p, WORD)
+    value = np.uint64(0)
+    for i in range(count):
+        value |= np.uint64(data[p + i]) << np.uint64(8 * (WORD - 1 - i))
     return value
 
 
@@ -227,7 +238,7 @@ def _read(data, position, captured, wire, link, key, row):  # type: ignore[no-un
     end = position + captured
     why, depth, kind, ip, p, wire_end = _find_tcp(data, link, position, end, position + wire)
     row[WHY], row[DEPTH] = why, depth
-    if why >= 0:
+    if why:
         return
     if kind == 0x0800:
         family, source_high, target_high = np.uint64(0), np.uint64(0), np.uint64(0)
@@ -248,14 +259,16 @@ def _read(data, position, captured, wire, link, key, row):  # type: ignore[no-un
     row[SIDE] = 0 if lower else 1
     row[SEQUENCE], row[ACKNOWLEDGEMENT] = _be(data, p + 4, 4), _be(data, p + 8, 4)
     header = (np.int64(data[p + 12]) >> 4) * 4
-    row[FLAGS] = data[p + 13] | header << _HEADER_LENGTH
+    flags = np.int64(data[p + 13])
+    row[FLAGS] = flags | header << _HEADER_LENGTH
     length = max(wire_end - p - header, 0)
-    if header < 20 or row[FLAGS] & RST:
+    if header < 20 or flags & RST:
         length = np.int64(0)  # a RST's text is not data of the stream (RFC 9293, 3.5.3)
     row[POSITION], row[LENGTH] = p + header, length
-    row[CAPTURED] = min(max(end - p - header, 0), length)
-    row[FIRST] = _eight(data, p + header, row[CAPTURED])
-    row[SECOND] = _eight(data, p + header + 8, row[CAPTURED] - 8)
+    captured = min(max(end - p - header, 0), length)
+    row[CAPTURED] = captured
+    for i in range(BEGINNING // WORD):
+        row[FIRST + i] = _word(data, p + header + WORD * i, captured - WORD * i)
 
 
 @compiled
@@ -264,5 +277,5 @@ def read_headers(data, packets, begin, end, ends, rows):  # type: ignore[no-unty
 
     A pass of its own: a processor works on several packets at once then, while finding a packet has
     to wait for the length of the one before it."""
-    for i in range(begin, end):
+    for i in range(np.uint64(begin), np.uint64(end)):  # as in `_be`
         _read(data, packets[0, i], packets[1, i], packets[2, i], packets[4, i], ends[i], rows[i])

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from dissector.compiled import Octets, Table, WordTable, compiled, kernel
+from dissector.compiled import Octets, Table, Table32, WordTable, compiled, kernel
 from dissector.headers import COLUMNS as HEADER_COLUMNS
-from dissector.headers import NO_LINK, NO_PACKET, POSITION, Headers, _be, read_headers
+from dissector.headers import NO_LINK, NO_PACKET, POSITION, WORD, Headers, _be, _le, read_headers
 from dissector.octets import Block, InFile, Passing
 from dissector.source import Source, SourceError
+from dissector.table import KEY
 
 BLOCK = 4 << 20
 """Octets handed on at a time; a packet or pcapng block longer than this is skipped or refused."""
@@ -112,16 +113,21 @@ def room_for_octets() -> np.ndarray:
     return np.frombuffer(mmap.mmap(-1, 2 * BLOCK), np.uint8)
 
 
+_ROW = 6 * 8, KEY * 8, WORD * HEADER_COLUMNS
+"""Octets of a packet's columns, of its ends, of its headers."""
+
+
 class Slot:
     """Room for the columns and headers of the packets in a block, in `memory` if there is some; `data` are its
     octets."""
 
     def __init__(self, memory: memoryview | None = None, data: np.ndarray | None = None) -> None:
         self.data = room_for_octets() if data is None else data
-        words = np.frombuffer(mmap.mmap(-1, self.size()) if memory is None else memory, np.int64)
-        table, ends, rows = np.split(words, (6 * ROWS, 11 * ROWS))
-        self.table = table.reshape(6, ROWS)
-        self.headers = Headers(ends.view(np.uint64).reshape(ROWS, 5), rows.reshape(ROWS, HEADER_COLUMNS))
+        octets = np.frombuffer(mmap.mmap(-1, self.size()) if memory is None else memory, np.uint8)
+        table, ends, rows, _ = np.split(octets, np.cumsum([ROWS * size for size in _ROW]))
+        self.table = table.view(np.int64).reshape(6, ROWS)
+        self.headers = Headers(ends.view(np.uint64).reshape(ROWS, KEY),
+                               rows.view(np.uint32).reshape(ROWS, HEADER_COLUMNS))
 
     def keep(self, begin: int, end: int) -> tuple[int, int]:
         """Move octets to where what follows them stands behind; their new place.  That begins at the start of a
@@ -138,7 +144,7 @@ class Slot:
     @staticmethod
     def size() -> int:
         """Octets of memory, but for `data`."""
-        return 8 * ROWS * (6 + 5 + HEADER_COLUMNS)
+        return -(-ROWS * sum(_ROW) // mmap.PAGESIZE) * mmap.PAGESIZE
 
     def packets(self, count: int, first: int = 0, start: int = 0, container: Container | None = None,
                 origin: int = 0, file: InFile | None = None) -> Packets:
@@ -154,8 +160,7 @@ class Slot:
 
 @compiled
 def _u32(data, p, big):  # type: ignore[no-untyped-def]
-    value = np.int64(_be(data, p, 4))
-    return value if big else (value & 0xFF) << 24 | (value & 0xFF00) << 8 | value >> 8 & 0xFF00 | value >> 24
+    return np.int64(_be(data, p, 4) if big else _le(data, p, 4))
 
 
 @compiled
@@ -265,7 +270,7 @@ def _hop_pcapng(data, at, end, big, interfaces, first, out, n):  # type: ignore[
 
 @kernel
 def _take_pcap(data: Octets, at: int, end: int, big: bool, scale: int, link: int, out: Table, ends: WordTable,
-               headers: Table, n: int) -> tuple[int, int, int]:
+               headers: Table32, n: int) -> tuple[int, int, int]:
     """Find the packets of a pcap, and read their headers."""
     begin = n
     n, at, why = _hop_pcap(data, at, end, big, scale, link, out, n)
@@ -275,7 +280,7 @@ def _take_pcap(data: Octets, at: int, end: int, big: bool, scale: int, link: int
 
 @kernel
 def _take_pcapng(data: Octets, at: int, end: int, big: bool, interfaces: Table, first: int, out: Table,
-                 ends: WordTable, headers: Table, n: int) -> tuple[int, int, int]:
+                 ends: WordTable, headers: Table32, n: int) -> tuple[int, int, int]:
     """The same for pcapng."""
     begin = n
     n, at, why = _hop_pcapng(data, at, end, big, interfaces, first, out, n)

@@ -17,6 +17,7 @@ from dissector.compiled import (
     OctetTables,
     Slots,
     Table,
+    Table32,
     Tables,
     Words,
     WordTable,
@@ -44,6 +45,7 @@ from dissector.headers import (
     SYN,
     TUNNELLED,
     WHY,
+    WORD,
 )
 from dissector.octets import where
 from dissector.packets import Packets
@@ -333,7 +335,7 @@ def _is_foreign(openings, mine, header):  # type: ignore[no-untyped-def]
         return False
     if header[SEQUENCE] != (mine[_BASE] + 1) & 0xFFFFFFFF or header[FLAGS] & SYN:
         return False
-    word, opens = np.uint64(header[FIRST]), False
+    word, opens = np.uint64(header[FIRST]) << np.uint64(32) | np.uint64(header[FIRST + 1]), False
     for i in range(len(openings)):
         opens |= word == openings[i]
     return not opens
@@ -343,7 +345,7 @@ def _is_foreign(openings, mine, header):  # type: ignore[no-untyped-def]
 def _sniff(header, sniffed):  # type: ignore[no-untyped-def]
     """Keep the first octets of a side."""
     for i in range(min(header[CAPTURED], _SNIFFED)):
-        sniffed[i] = header[FIRST + i // 8] >> 8 * (7 - i % 8) & 0xFF
+        sniffed[i] = header[FIRST + i // WORD] >> 8 * (WORD - 1 - i % WORD) & 0xFF
 
 
 @compiled
@@ -383,7 +385,7 @@ def _says(mine, theirs, sequence, acknowledgement, flags, length):  # type: igno
 
 
 @kernel
-def _scan(data: Octets, file: int, origin: int, ends: WordTable, headers: Table, times: Numbers, first_packet: int,
+def _scan(data: Octets, file: int, origin: int, ends: WordTable, headers: Table32, times: Numbers, first_packet: int,
           numbers: Numbers, done: int, rows: Table, count: int, openings: Words, slots: Slots, keys: WordTable,
           secret: Words, streams: Table, sides: Tables, expected: Tables, hops: Tables, sniffed: OctetTables,
           counters: Numbers, first: Numbers, last_time: Numbers, fetched: OctetBuffer,
@@ -402,11 +404,11 @@ def _scan(data: Octets, file: int, origin: int, ends: WordTable, headers: Table,
             last_time[0] = time
         if header[DEPTH]:
             _count(counters, first, TUNNELLED, first_packet + i)
-        if header[WHY] >= 0:
+        if header[WHY]:
             _count(counters, first, header[WHY], first_packet + i)
             continue
-        side, flags, length = header[SIDE], header[FLAGS], header[LENGTH]
-        sequence, acknowledgement = header[SEQUENCE], header[ACKNOWLEDGEMENT]
+        side, flags, length = np.int64(header[SIDE]), np.int64(header[FLAGS]), np.int64(header[LENGTH])
+        sequence, acknowledgement = np.int64(header[SEQUENCE]), np.int64(header[ACKNOWLEDGEMENT])
         a, b, c, d, e = ends[i, 0], ends[i, 1], ends[i, 2], ends[i, 3], ends[i, 4]
         # Mostly it is the same connection as before.
         if known < 0 or a != ends[known, 0] or b != ends[known, 1] or c != ends[known, 2] or d != ends[known, 3] \
