@@ -41,7 +41,6 @@ from dissector.seeker import Seeker
 from dissector.segments import Segments
 from dissector.streams import (
     ACK_FRAME,
-    ACK_TIME,
     ACKS_MAX,
     COVERS,
     FRAME,
@@ -455,11 +454,11 @@ class Connection:
         if not left and not len(acks):
             return
         if left and len(acks):
-            places = acks[:, COVERS].searchsorted([record.end for record in left]).tolist()
-            for record, at in zip(left, places, strict=True):
-                if at < len(acks):
-                    record.acked_frame, record.acked_ns = acks.item(at, ACK_FRAME), acks.item(at, ACK_TIME)
-            left = [record for record, at in zip(left, places, strict=True) if at == len(acks)]
+            places = acks[:, COVERS].searchsorted([record.end for record in left])
+            first = acks[places[places < len(acks)], ACK_FRAME:].tolist()
+            for record, (frame, time) in zip(left, first, strict=False):  # in stream order
+                record.acked_frame, record.acked_ns = frame, time
+            left = left[len(first):]
         surplus = _surplus(left)
         self._unacked_lost[side] += surplus
         self._unacked[side] = left[surplus:]

@@ -54,10 +54,10 @@ def _by_stream(rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         yield int(numbers[0]), rows
         return
     order = np.argsort(numbers, kind="stable")
-    numbers = numbers[order]
-    bounds = np.flatnonzero(np.diff(numbers, prepend=numbers[0] - 1, append=numbers[-1] + 1))
+    rows, numbers = rows[order], numbers[order]
+    bounds = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(rows)]
     for begin, end in itertools.pairwise(bounds):
-        yield int(numbers[begin]), rows[order[begin:end]]
+        yield numbers.item(begin), rows[begin:end]
 
 
 class Engine:

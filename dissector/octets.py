@@ -51,9 +51,10 @@ class Passing:
         """Some octets; fewer if they are not there any more."""
         if self._loaded is not None:
             return self._loaded[position:position + count].tobytes()
-        octets = b""
-        with contextlib.suppress(OSError):
+        try:
             octets = os.pread(self.file.number, count, self.origin + position)
+        except OSError:
+            octets = b""
         self.file.is_short |= len(octets) < count
         return octets
 

@@ -24,7 +24,7 @@ class Turns:
 
     def note(self, segments: Segments, rows: np.ndarray) -> None:
         """Take segments of the connection, in capture order."""
-        turns = rows[rows[:, FLAGS] & TURN != 0, PACKET]
+        turns = rows[:, PACKET].compress(rows[:, FLAGS] & TURN)
         if not len(turns):
             return
         frames = (turns + segments.packets.first).tolist()
