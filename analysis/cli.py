@@ -14,16 +14,36 @@ import click
 
 from dissector import __version__
 
-_MODULES = {
-    "lists": ("connections", "records", "syncs", "checkpoints", "phases", "iterations"),
-    "measures": ("latency", "causes", "memory", "compare"),
-    "packets": ("show", "verify", "cut", "scrub"),
-    "documents": ("report", "export", "lua"),
-    "live": ("live", "interfaces"),
-    "wireshark": ("wireshark",),
+_COMMANDS = {
+    "lists": {
+        "connections": "List the TCP connections that carry a migration stream.",
+        "records": "List every record, header and text, with its times.",
+        "syncs": "List every sync-point of COLO.",
+        "checkpoints": "List checkpoints (COLO), epochs (Remus) or the migration.",
+        "phases": "List the phases of each checkpoint or epoch.",
+        "iterations": "List the iterations of a live migration over memory."},
+    "measures": {
+        "latency": "Show the latency between each pair of sync-points.",
+        "causes": "Show what made checkpoints take so long.",
+        "memory": "Show which pages were sent, and what need not have been.",
+        "compare": "Say in what two captures differ."},
+    "packets": {
+        "show": "Explain records field by field.",
+        "verify": "Check a stream against the specifications.",
+        "cut": "Write packets of migration streams to a pcap.",
+        "scrub": "Write a capture that may be shared: without the guest's secrets."},
+    "documents": {
+        "report": "Say what the latency is made of, as one HTML page, too.",
+        "export": "Write what other programs draw.",
+        "lua": "Generate the Wireshark dissector."},
+    "live": {
+        "live": "Watch a link: checkpoints as they happen, alerts, a recording.",
+        "interfaces": "List what can be captured on."},
+    "wireshark": {
+        "wireshark": "Put the dissector into the user's own Wireshark."},
 }
-"""Where the commands are, in `analysis.commands`: the one that is called is imported."""
-_MODULE = {name: module for module, names in _MODULES.items() for name in names}
+"""What there is, by where it is in `analysis.commands`: only the one that is called is imported."""
+_MODULE = {name: module for module, texts in _COMMANDS.items() for name in texts}
 
 
 class _Commands(click.Group):
@@ -35,6 +55,10 @@ class _Commands(click.Group):
             return None
         found: click.Command = getattr(import_module(f"analysis.commands.{_MODULE[cmd_name]}"), cmd_name)
         return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _COMMANDS[_MODULE[name]][name]) for name in self.list_commands(ctx)])
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

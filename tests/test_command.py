@@ -8,9 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pandas as pd
 import pytest
 
+from analysis.cli import main
 from tests.helpers import PCAPS
 from tests.synthesiser import files, stream
 from tests.synthesiser.stream import Guest
@@ -193,9 +195,27 @@ def test_warnings_stand_on_stderr(tmp_path: Path) -> None:
 
 
 def test_help_and_version() -> None:
-    assert b"checkpoints" in run("--help").stdout
+    told = run("--help").stdout.decode()
+    assert all(f"  {name} " in told for name in main.list_commands(click.Context(main)))
+    assert "..." not in told.partition("Commands:")[2], "no sentence is cut off"
     assert run("--version").stdout.startswith(b"coloscope, version 0.")
     assert b"--connection" in run("latency", "--help").stdout
+
+
+def test_every_command_that_help_lists_is_there() -> None:
+    context = click.Context(main)
+    for name in main.list_commands(context):
+        found = main.get_command(context, name)
+        assert found is not None
+        assert found.name == name
+    assert main.get_command(context, "nothing") is None
+
+
+def test_help_imports_no_command() -> None:
+    code = ("import sys\nfrom analysis.cli import main\nmain(['--help'], standalone_mode=False)\n"
+            "print(sorted(name for name in sys.modules if name.startswith(('dissector.', 'analysis.commands.'))))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("[]\n")
 
 
 @pytest.mark.parametrize("text", ["inf", "NaT", "now", "+x", "-5", "1e999", "2026-13-01", ""])
