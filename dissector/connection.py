@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import operator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,7 +41,6 @@ from dissector.record import Record
 from dissector.seeker import Seeker
 from dissector.segments import Segments
 from dissector.streams import (
-    ACK_FRAME,
     ACKS_MAX,
     COVERS,
     FRAME,
@@ -71,6 +71,8 @@ WAITING_OCTETS = 64 << 20
 
 _NEVER = 1 << 62
 """In place of a stream offset, or of a frame."""
+_NO_ACKS = np.zeros((0, 3), np.int64)
+_in_order = operator.attrgetter("frame", "stream_offset")
 _CLOSED = Stream()
 """In place of the state of a stream that nobody follows any more: there may be many of them."""
 
@@ -116,7 +118,7 @@ class Connection:
         """Heap of frames behind which octets are missing or not understood."""
         self._early: list[Run | None] = [None, None]
         self._decided = [False, False]
-        self._acks: list[np.ndarray] = [np.zeros((0, 3), np.int64)] * 2
+        self._acks: list[np.ndarray] = [_NO_ACKS] * 2
         self._unacked: list[list[Record]] = [[], []]
         self._unacked_lost = [0, 0]
         self._opened = False
@@ -184,7 +186,9 @@ class Connection:
         found = self._directions[side].expected
         if found is None:
             found, following = Expected(), SILENT if following == SILENT else NOT_KNOWN
-        awaited, ended = (self.stream.sequence(side, unacked[i].end) if unacked else -1 for i in (0, -1))
+        awaited = ended = -1
+        if unacked:
+            awaited, ended = (self.stream.sequence(side, record.end) for record in (unacked[0], unacked[-1]))
         earliest = self._earliest_unacked(side)
         if following >= 0 and earliest <= (passed := self.stream.passed(side)):
             # One may have come whole that is not told yet: what follows it decides which it is.
@@ -290,7 +294,7 @@ class Connection:
                 self._note_holes(run, side)
                 records += self._own(self._directions[side].feed(run, self._turns), side)
             self._acknowledge(run, side)
-        records.sort(key=lambda record: (record.frame, record.stream_offset))
+        records.sort(key=_in_order)
         self._waiting += records
         self._judge()
         return records
@@ -454,11 +458,15 @@ class Connection:
         if not left and not len(acks):
             return
         if left and len(acks):
-            places = acks[:, COVERS].searchsorted([record.end for record in left])
-            first = acks[places[places < len(acks)], ACK_FRAME:].tolist()
-            for record, (frame, time) in zip(left, first, strict=False):  # in stream order
-                record.acked_frame, record.acked_ns = frame, time
-            left = left[len(first):]
+            rows, at, done = acks.tolist(), 0, 0
+            for record in left:
+                while at < len(rows) and rows[at][COVERS] < record.end:
+                    at += 1
+                if at == len(rows):
+                    break
+                _, record.acked_frame, record.acked_ns = rows[at]
+                done += 1
+            left = left[done:]
         surplus = _surplus(left)
         self._unacked_lost[side] += surplus
         self._unacked[side] = left[surplus:]
@@ -471,7 +479,10 @@ class Connection:
 
     def _keep_acks(self, acks: np.ndarray, side: int, first: int) -> None:
         """Those that records which end at stream offset `first` or behind may need."""
-        useful = acks[acks[:, COVERS].searchsorted(first):] if len(acks) else acks
+        if not len(acks) or acks.item(-1, COVERS) < first:
+            self._acks[side] = _NO_ACKS
+            return
+        useful = acks[acks[:, COVERS].searchsorted(first):]
         self._acks[side] = (useful[1::2] if len(useful) > ACKS_MAX else useful).copy()
 
     # --- sync-points ---------------------------------------------------------------------------
@@ -485,7 +496,7 @@ class Connection:
             until = max(until, self._waiting[surplus - 1].frame + 1)
         ready = [r for r in self._waiting if r.frame < until]
         self._waiting = [r for r in self._waiting if r.frame >= until]
-        ready.sort(key=lambda r: (r.frame, r.stream_offset))
+        ready.sort(key=_in_order)
         self._tracker.start_seen = self.start_seen
         for record in ready:
             while self._doubts and self._doubts[0] < record.frame:
@@ -509,7 +520,7 @@ def _joined(acks: np.ndarray, more: np.ndarray) -> np.ndarray:
 
 def _surplus(records: list[Record]) -> int:
     """How many of these records, the oldest, are more than may wait."""
-    if sum(len(record.octets) for record in records) <= WAITING_OCTETS:
+    if sum([len(record.octets) for record in records]) <= WAITING_OCTETS:
         return max(0, len(records) - WAITING_MAX)
     kept = np.cumsum([len(record.octets) for record in reversed(records)])
     return max(len(records) - WAITING_MAX, len(records) - int(kept.searchsorted(WAITING_OCTETS)))

@@ -159,12 +159,12 @@ class Stream:
     def following(self, side: int) -> int:
         """Sequence number of the next octet, if nothing waits for it and no ACK covers it already (it might be the
         first one of a hole, which that ACK dates); `NOT_KNOWN` else, `SILENT` if the side has not said anything."""
-        state = self._state[side]
+        state = self._state[side].tolist()
         if state[_STATE] == _UNKNOWN:
             return SILENT
         if state[_STATE] == _WAITING or state[_HELD] or state[_ACKED] > state[_NEXT]:
             return NOT_KNOWN
-        return self.sequence(side, int(state[_NEXT]))
+        return (state[_ORIGIN] + state[_NEXT]) & 0xFFFFFFFF
 
     def sequence(self, side: int, offset: int) -> int:
         """Sequence number of the octet at this stream offset."""
@@ -192,12 +192,14 @@ class Stream:
 
     def waits_for_start(self, side: int) -> bool:
         """Whether octets are held because the stream's start is not known yet."""
-        return bool(self._state[side, _STATE] == _WAITING)
+        return self._state.item(side, _STATE) == _WAITING
 
     def waiting_from(self, side: int) -> int:
         """Running number of the first frame that tells of a hole which may still be filled: by its
         octets, which wait behind it, or by acknowledging octets that were not seen.  0: no hole."""
-        count, acks = self._state[side, _HELD], self._state[side, _ACKS]
+        count, acks = self._state.item(side, _HELD), self._state.item(side, _ACKS)
+        if not (count or acks):
+            return 0
         frames = [int(self._held[side, :count, FRAME].min())] if count else []
         if acks and not self.known_end(side):
             frames.append(int(self._acks[side, 0, ACK_FRAME]))
@@ -214,11 +216,11 @@ class Stream:
 
     def origin(self, side: int) -> int:
         """Sequence number of stream offset 0."""
-        return int(self._state[side, _ORIGIN])
+        return self._state.item(side, _ORIGIN)
 
     def passed(self, side: int) -> int:
         """Stream offset up to which everything has been handed on."""
-        return int(self._state[side, _NEXT])
+        return self._state.item(side, _NEXT)
 
     def counts(self, side: int) -> tuple[int, int]:
         """(segments that fit nowhere near the stream, repeated octets)."""
@@ -281,7 +283,7 @@ class Stream:
         counts = [len(useful) for useful in left]
         self._state[:, _ACKS] = counts
         self._acks = np.empty((2, max(counts), 3), np.int64) if any(counts) else _NO_HELD_ACKS
-        for side, useful in enumerate(left):
+        for side, useful in enumerate(left) if any(counts) else ():
             self._acks[side, :len(useful)] = useful
 
 
