@@ -6,6 +6,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import operator
+from bisect import bisect_left
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -458,15 +459,14 @@ class Connection:
         if not left and not len(acks):
             return
         if left and len(acks):
-            rows, at, done = acks.tolist(), 0, 0
+            rows, waiting = acks.tolist(), []
+            covers = [row[COVERS] for row in rows]
             for record in left:
-                while at < len(rows) and rows[at][COVERS] < record.end:
-                    at += 1
-                if at == len(rows):
-                    break
-                _, record.acked_frame, record.acked_ns = rows[at]
-                done += 1
-            left = left[done:]
+                if (at := bisect_left(covers, record.end)) < len(rows):
+                    _, record.acked_frame, record.acked_ns = rows[at]
+                else:
+                    waiting.append(record)
+            left = waiting
         surplus = _surplus(left)
         self._unacked_lost[side] += surplus
         self._unacked[side] = left[surplus:]

@@ -139,7 +139,7 @@ class Slot:
     def shift(self, begin: int, end: int, distance: int) -> None:
         """The octets of these rows stand so far behind the place where they were found."""
         self.table[0, begin:end] += distance
-        self.headers.rows[begin:end, POSITION] += distance
+        self.headers.rows[begin:end, POSITION] += int(distance)  # NumPy's, where kernels are Python
 
     @staticmethod
     def size() -> int:
@@ -488,16 +488,16 @@ class Reader:
         """Octet of the file at position 0 of the block in hand: of its first piece, if octets pass."""
 
     def __iter__(self) -> Generator[Packets, None, None]:
-        container, at, end = self.container, BLOCK, BLOCK
+        container, at, end, are_left = self.container, BLOCK, BLOCK, False
         n: int | None = None
         while n != 0 and not container.fault:
             slot, before, start, rows = next(self._slots), self._snapshot(), self.position, 0
-            if not container.full:
+            if not are_left:
                 at, end = slot.keep(at, end)
             self._origin = start - at
             while True:
                 gone = 0
-                if not container.full:
+                if not are_left:  # packets, of the octets in hand
                     n = self.source.readinto(memoryview(slot.data.data)[end:min(end + _PIECE, 2 * BLOCK)])
                     if not n:
                         break
@@ -505,11 +505,12 @@ class Reader:
                     container.skip -= gone
                 known = rows
                 rows, after = container.take(slot, at + gone, end, rows)
+                are_left = container.full
                 if distance := self.position - at - self._origin:
                     slot.shift(known, rows, distance)
                 at, self.position = after, self.position + after - at
                 is_full = self.position - start >= SPAN if self._passing else end == 2 * BLOCK
-                if container.full or container.fault or is_full or (n or 0) < _PIECE or not self.source.seekable:
+                if are_left or container.fault or is_full or (n or 0) < _PIECE or not self.source.seekable:
                     break
                 if self._passing:
                     at, end = slot.keep(at, end)

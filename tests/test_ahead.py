@@ -23,7 +23,7 @@ from dissector.ahead import Ahead
 from dissector.blocks import File, read_blocks
 from dissector.engine import Engine
 from dissector.helper import HelperError
-from dissector.packets import BLOCK, Packets
+from dissector.packets import BLOCK, Packets, Reader
 from dissector.record import COMPLETE, SNAPPED, Record
 from dissector.source import Source, SourceError
 from tests.helpers import PCAPS
@@ -92,6 +92,27 @@ def test_blocks_of_many_pieces(ending: str, rows: int, small: None, monkeypatch:
         through = analysis.read(path, segments=segments)
         for table in (*TABLES, *(("segments",) if segments else ())):
             assert through.export(table).equals(here.export(table)), table
+
+
+@pytest.mark.parametrize("rows", [40, 1 << 14], ids=["few rows", "many rows"])
+@pytest.mark.parametrize("ending", [".pcap", ".pcapng"])
+def test_reading_goes_on_from_every_block(ending: str, rows: int, monkeypatch: pytest.MonkeyPatch,
+                                          tmp_path: Path) -> None:
+    monkeypatch.setattr("dissector.packets.ROWS", rows)
+    monkeypatch.setattr("dissector.packets.BLOCK", 30_000)
+    path = files.write(tmp_path / f"x{ending}", Wire(stream.colo(4)))
+    with Source(path) as source:
+        places = [(block.first, block.start, block.container.snapshot(), block.time.tolist())
+                  for block in Reader(source) if block.container is not None]
+    assert len(places) > 2
+    for first, start, container, times in places:
+        with Source(path) as source:
+            source.skip_to(start)
+            block = next(iter(Reader(source, first, container, start)))
+            common = min(len(block), len(times))
+            assert common, "it says that nothing has come for a moment"
+            assert block.first == first
+            assert block.time[:common].tolist() == times[:common]
 
 
 @needs_memfd

@@ -16,6 +16,8 @@ import pytest
 
 from dissector import compiled, machine_code
 from tests.helpers import PCAPS
+from tests.synthesiser import files, stream
+from tests.synthesiser.wire import Wire
 
 CAPTURE = PCAPS / "colo-hvm-fast.proxy9001-lo.pcap.zst"
 READ = """
@@ -27,6 +29,15 @@ with Source(sys.argv[1]) as source:
     for packets in Reader(source):
         print(packets.position.tolist(), packets.time.tolist(), Streams().scan(packets).rows.tolist())
 print("numba" in sys.modules, file=sys.stderr)
+"""
+READ_AHEAD = """
+import sys
+from dissector import ahead, helper, packets
+from dissector.engine import Engine
+helper.WORTHWHILE, packets._PIECE = int(sys.argv[2]), 3001
+blocks = ahead.blocks([sys.argv[1]])
+print(type(blocks).__name__)
+print(*Engine().read(blocks), sep="\\n")
 """
 KERNEL = """
 from dissector.compiled import Numbers, Octets, Table, compiled, kernel
@@ -104,6 +115,19 @@ def test_a_real_capture_is_the_same_in_python_and_without_numba() -> None:
     again = run()
     assert again.stdout == in_python
     assert again.stderr == "False\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create") or len(os.sched_getaffinity(0)) < 2,
+                    reason="memfd_create and a second processor are needed")
+def test_a_file_that_a_second_process_reads_is_the_same_in_python(tmp_path: Path) -> None:
+    path = files.write(tmp_path / "x.pcap", Wire(stream.colo(2)))
+    # One thread: the process is forked, and has pieces of that size, too.
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1", "OPENBLAS_NUM_THREADS": "1"}
+    told = [subprocess.run([sys.executable, "-c", READ_AHEAD, str(path), size], cwd=PCAPS.parent, check=True,
+                           capture_output=True, text=True, env=environment).stdout for size in ("1", str(1 << 40))]
+    assert told[0].startswith("Ahead\n")
+    assert told[1].startswith("generator\n")
+    assert told[0].partition("\n")[2] == told[1].partition("\n")[2]
 
 
 def test_arguments_and_results(sample: ModuleType) -> None:
