@@ -46,6 +46,7 @@ from dissector.streams import (
     COVERS,
     FRAME,
     HOLE,
+    NO_ACKS,
     NO_RUN,
     OFFSET,
     SIZE,
@@ -72,7 +73,6 @@ WAITING_OCTETS = 64 << 20
 
 _NEVER = 1 << 62
 """In place of a stream offset, or of a frame."""
-_NO_ACKS = np.zeros((0, 3), np.int64)
 _in_order = operator.attrgetter("frame", "stream_offset")
 _CLOSED = Stream()
 """In place of the state of a stream that nobody follows any more: there may be many of them."""
@@ -119,7 +119,7 @@ class Connection:
         """Heap of frames behind which octets are missing or not understood."""
         self._early: list[Run | None] = [None, None]
         self._decided = [False, False]
-        self._acks: list[np.ndarray] = [_NO_ACKS] * 2
+        self._acks: list[np.ndarray] = [NO_ACKS] * 2
         self._unacked: list[list[Record]] = [[], []]
         self._unacked_lost = [0, 0]
         self._opened = False
@@ -480,7 +480,7 @@ class Connection:
     def _keep_acks(self, acks: np.ndarray, side: int, first: int) -> None:
         """Those that records which end at stream offset `first` or behind may need."""
         if not len(acks) or acks.item(-1, COVERS) < first:
-            self._acks[side] = _NO_ACKS
+            self._acks[side] = NO_ACKS
             return
         useful = acks[acks[:, COVERS].searchsorted(first):]
         self._acks[side] = (useful[1::2] if len(useful) > ACKS_MAX else useful).copy()

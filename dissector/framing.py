@@ -18,6 +18,7 @@ from dissector import fields
 from dissector.expected import NOWHERE, Expected, where
 from dissector.fields import HEADER_SIZE, padded
 from dissector.findings import Finding
+from dissector.octets import NO_OCTETS
 from dissector.passage import Passage
 from dissector.protocol import (
     ALIGNMENT,
@@ -39,9 +40,8 @@ from dissector.protocol import (
     Structure,
 )
 from dissector.record import COMPLETE, GAP, KEPT_MAX, REMEMBERED_MAX, SNAPPED, TRUNCATED, Record
-from dissector.streams import FRAME, GIVEN, HOLE, OFFSET, SIZE, TIME, Run
+from dissector.streams import FRAME, GIVEN, HOLE, NO_ACKS, OFFSET, SIZE, TIME, Run
 
-_NO_ACKS, _NO_OCTETS = np.zeros((0, 3), np.int64), np.zeros(0, np.uint8)
 _AT_ONCE = 64
 """Octets taken of a record's beginning at least, where they have come: the whole of most."""
 _SYNC_SIZE = padded(fields.fixed_size(CHECKPOINT_STATE) or 0)
@@ -611,4 +611,4 @@ class Framer:
             self._early = self._run.tail(row)
             self._head, self._head_ends = bytearray(), False
         self.passage.leave(row)
-        self._run = Run(self._run.rows.copy(), _NO_ACKS, _NO_OCTETS, _NO_OCTETS)
+        self._run = Run(self._run.rows.copy(), NO_ACKS, NO_OCTETS, NO_OCTETS)

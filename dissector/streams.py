@@ -15,7 +15,7 @@ import numpy as np
 from dissector.compiled import Numbers, OctetBuffer, Octets, Table, Tables, compiled, copy_octets, kernel, lend
 from dissector.expected import NOT_KNOWN, SILENT
 from dissector.headers import ACK, ACKNOWLEDGEMENT, CAPTURED, FIN, FLAGS, LENGTH, POSITION, RST, SEQUENCE, SIDE, SYN
-from dissector.octets import Block, copy_from, where
+from dissector.octets import NO_OCTETS, Block, copy_from, where
 from dissector.segments import COLUMNS, PACKET, UNSEEN, UNSEEN_OTHER, Segments
 
 GRACE = 3_000_000_000
@@ -55,8 +55,7 @@ _NOWHERE = -(1 << 62)
 
 _NO_ROWS = np.zeros((0, COLUMNS), np.int64)
 _NO_TIMES = np.zeros(0, np.int64)
-_NO_OCTETS = np.zeros(0, np.uint8)
-_NO_ACKS = np.zeros((0, 3), np.int64)
+NO_ACKS = np.zeros((0, 3), np.int64)
 _NO_HELD, _NO_HELD_ACKS = np.zeros((2, 0, RANGE_COLUMNS), np.int64), np.zeros((2, 0, 3), np.int64)
 """Of both sides."""
 
@@ -101,12 +100,12 @@ class Run:
 
     def from_row(self, row: int) -> Run:
         """The ranges from `row` on, of the same block."""
-        return Run(self.rows[row:], _NO_ACKS, self.data, self.kept, self.whole)
+        return Run(self.rows[row:], NO_ACKS, self.data, self.kept, self.whole)
 
     def tail(self, row: int) -> Run:
         """The ranges from `row` on, with octets of their own that outlive the block."""
         rows = self.rows[row:].copy()
-        return Run(rows, _NO_ACKS, _NO_OCTETS, _kept(rows, self.data, self.kept), self.whole)
+        return Run(rows, NO_ACKS, NO_OCTETS, _kept(rows, self.data, self.kept), self.whole)
 
     def behind(self, early: Run | None) -> Run:
         """This run with the ranges of an earlier `tail` in front."""
@@ -118,7 +117,7 @@ class Run:
                    np.concatenate((self.kept, early.kept)), self.whole and early.whole)
 
 
-NO_RUN = Run(np.zeros((0, RANGE_COLUMNS), np.int64), _NO_ACKS, _NO_OCTETS, _NO_OCTETS)
+NO_RUN = Run(np.zeros((0, RANGE_COLUMNS), np.int64), NO_ACKS, NO_OCTETS, NO_OCTETS)
 
 
 class Stream:
@@ -132,7 +131,7 @@ class Stream:
         self._state[:, _ACKED] = -(1 << 62)
         self._lent_state = lend(self._state, Table)
         self._held, self._acks = _NO_HELD, _NO_HELD_ACKS
-        self._kept = [_NO_OCTETS, _NO_OCTETS]
+        self._kept = [NO_OCTETS, NO_OCTETS]
         self.syn = [False, False]
         self.reset = False
 
@@ -146,7 +145,7 @@ class Stream:
         """Nothing more will come: give up every hole."""
         if not self.waits:
             return NO_RUN, NO_RUN
-        return self._advance(_NO_ROWS, _NO_TIMES, 0, _NO_OCTETS, True)
+        return self._advance(_NO_ROWS, _NO_TIMES, 0, NO_OCTETS, True)
 
     def open(self, side: int, sequence: int, ended: bool) -> None:
         """The SYN of a side was seen: its first octet has this sequence number; `ended`: so has its
@@ -164,7 +163,7 @@ class Stream:
             return SILENT
         if state[_STATE] == _WAITING or state[_HELD] or state[_ACKED] > state[_NEXT]:
             return NOT_KNOWN
-        return (state[_ORIGIN] + state[_NEXT]) & 0xFFFFFFFF
+        return self.sequence(side, state[_NEXT])
 
     def sequence(self, side: int, offset: int) -> int:
         """Sequence number of the octet at this stream offset."""
@@ -176,7 +175,7 @@ class Stream:
 
     def tick(self, now: int) -> tuple[Run, Run]:
         """Nothing has come, and it is `now` (ns): give up the holes that have waited long enough."""
-        return self._advance(_NO_ROWS, _NO_TIMES, 0, _NO_OCTETS, False, now)
+        return self._advance(_NO_ROWS, _NO_TIMES, 0, NO_OCTETS, False, now)
 
     @property
     def waits(self) -> bool:
@@ -188,7 +187,7 @@ class Stream:
         if self._state[side, _STATE] == _WAITING:
             self._state[side, _NEXT] = self._held[side, 0, OFFSET]
             self._state[side, _STATE] = _RUNNING
-        return self._advance(_NO_ROWS, _NO_TIMES, 0, _NO_OCTETS, False)
+        return self._advance(_NO_ROWS, _NO_TIMES, 0, NO_OCTETS, False)
 
     def waits_for_start(self, side: int) -> bool:
         """Whether octets are held because the stream's start is not known yet."""
@@ -212,7 +211,7 @@ class Stream:
     def held(self, side: int) -> Run:
         """What waits behind a hole, or for the start to be known."""
         count = int(self._state[side, _HELD])
-        return Run(self._held[side, :count], self._acks[side, :0], _NO_OCTETS, self._kept[side])
+        return Run(self._held[side, :count], self._acks[side, :0], NO_OCTETS, self._kept[side])
 
     def origin(self, side: int) -> int:
         """Sequence number of stream offset 0."""
@@ -266,12 +265,12 @@ class Stream:
         """Copy what must outlive the block of the octets that wait."""
         most = max(state[_HELD] for state in states)
         self._held = held[:, :most].copy() if most else _NO_HELD
-        self._kept = [_kept(self._held[side, :state[_HELD]], data, self._kept[side]) if state[_HELD] else _NO_OCTETS
+        self._kept = [_kept(self._held[side, :state[_HELD]], data, self._kept[side]) if state[_HELD] else NO_OCTETS
                       for side, state in enumerate(states)]
 
     def _retain_acks(self, states: list[list[int]], acks: np.ndarray) -> None:
         """The same of ACKs that holes may need."""
-        left = [_NO_ACKS, _NO_ACKS]
+        left = [NO_ACKS, NO_ACKS]
         for side, state in enumerate(states):
             count = state[_ACKS]
             if not count or (state[_STATE] != _WAITING and acks.item(side, count - 1, COVERS) <= state[_NEXT]):
@@ -282,8 +281,11 @@ class Stream:
             left[side] = useful[1::2] if len(useful) > ACKS_MAX else useful
         counts = [len(useful) for useful in left]
         self._state[:, _ACKS] = counts
-        self._acks = np.empty((2, max(counts), 3), np.int64) if any(counts) else _NO_HELD_ACKS
-        for side, useful in enumerate(left) if any(counts) else ():
+        if not any(counts):
+            self._acks = _NO_HELD_ACKS
+            return
+        self._acks = np.empty((2, max(counts), 3), np.int64)
+        for side, useful in enumerate(left):
             self._acks[side, :len(useful)] = useful
 
 
@@ -429,7 +431,7 @@ def _copy_range(held, source, target):  # type: ignore[no-untyped-def]
 def _kept(rows: np.ndarray, data: Block, kept: np.ndarray) -> np.ndarray:
     """The octets of ranges, of the block or kept before, which are moved there."""
     if not len(rows):
-        return _NO_OCTETS
+        return NO_OCTETS
     octets = np.empty(int(rows[:, GIVEN].sum()), np.uint8)
     _keep(rows, *where(data), kept, octets)
     return octets

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import pytest
 
 from dissector.connection import Connection
 from dissector.engine import Engine
@@ -20,6 +23,8 @@ from dissector.streams import SIZE, Stream
 from dissector.syncpoints import Sync
 
 PCAPS = Path(__file__).parent.parent / "pcaps"
+needs_memfd = pytest.mark.skipif(not hasattr(os, "memfd_create") or len(os.sched_getaffinity(0)) < 2,
+                                 reason="memfd_create and a second processor are needed")
 
 
 @dataclass

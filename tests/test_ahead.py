@@ -26,15 +26,12 @@ from dissector.helper import HelperError
 from dissector.packets import BLOCK, Packets, Reader
 from dissector.record import COMPLETE, SNAPPED, Record
 from dissector.source import Source, SourceError
-from tests.helpers import PCAPS
+from tests.helpers import PCAPS, needs_memfd
 from tests.synthesiser import files, stream
 from tests.synthesiser.wire import Wire
 
 REAL = PCAPS / "colo-hvm-fast.A.pcap.zst"
 TABLES = ("connections", "records", "syncs", "checkpoints", "findings")
-
-needs_memfd = pytest.mark.skipif(not hasattr(os, "memfd_create") or len(os.sched_getaffinity(0)) < 2,
-                                 reason="memfd_create and a second processor are needed")
 
 
 @pytest.fixture

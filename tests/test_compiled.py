@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from dissector import compiled, machine_code
-from tests.helpers import PCAPS
+from tests.helpers import PCAPS, needs_memfd
 from tests.synthesiser import files, stream
 from tests.synthesiser.wire import Wire
 
@@ -117,8 +117,7 @@ def test_a_real_capture_is_the_same_in_python_and_without_numba() -> None:
     assert again.stderr == "False\n"
 
 
-@pytest.mark.skipif(not hasattr(os, "memfd_create") or len(os.sched_getaffinity(0)) < 2,
-                    reason="memfd_create and a second processor are needed")
+@needs_memfd
 def test_a_file_that_a_second_process_reads_is_the_same_in_python(tmp_path: Path) -> None:
     path = files.write(tmp_path / "x.pcap", Wire(stream.colo(2)))
     # One thread: the process is forked, and has pieces of that size, too.
