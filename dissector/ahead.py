@@ -61,7 +61,7 @@ class Ahead:
         from dissector.octets import NO_OCTETS, InFile
         from dissector.packets import Slot
 
-        slots = [Slot(memory, NO_OCTETS) for memory in self._helper.slots]
+        slots = [Slot(memory) for memory in self._helper.slots]
         container: Container | None = None
         file: InFile | None = None
         try:
@@ -73,7 +73,7 @@ class Ahead:
                     container = change or container
                     if self._on_progress:
                         self._on_progress(octets)
-                    yield slots[slot].packets(count, first, start, container, origin, file)
+                    yield slots[slot].packets(count, file or NO_OCTETS, first, start, container, origin)
                     self._helper.give_back(slot)
                     continue
                 elif file:  # as the container ended
@@ -97,10 +97,9 @@ def _read(room: Room, names: Sequence[str]) -> None:
     first one, where they begin in the file, which octet of that stands at position 0, octets read since it told last,
     and the container if that has changed."""
     from dissector.blocks import read_blocks
-    from dissector.packets import Packets, Slot, room_for_octets
+    from dissector.packets import Packets, Slot
 
-    data = room_for_octets()
-    slots, octets, current, filled = [Slot(memory, data) for memory in room.slots], 0, 0, True
+    slots, octets, current, filled = [Slot(memory) for memory in room.slots], 0, 0, True
     container = None
 
     def on_progress(count: int) -> None:

@@ -233,7 +233,7 @@ def _word(data, p, count):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _read(data, position, captured, wire, link, key, row):  # type: ignore[no-untyped-def]
+def _read(data, shift, position, captured, wire, link, key, row):  # type: ignore[no-untyped-def]
     """Fill in `key` and `row` of a packet."""
     end = position + captured
     why, depth, kind, ip, p, wire_end = _find_tcp(data, link, position, end, position + wire)
@@ -264,7 +264,7 @@ def _read(data, position, captured, wire, link, key, row):  # type: ignore[no-un
     length = max(wire_end - p - header, 0)
     if header < 20 or flags & RST:
         length = np.int64(0)  # a RST's text is not data of the stream (RFC 9293, 3.5.3)
-    row[POSITION], row[LENGTH] = p + header, length
+    row[POSITION], row[LENGTH] = p + header + shift, length
     captured = min(max(end - p - header, 0), length)
     row[CAPTURED] = captured
     for i in range(BEGINNING // WORD):
@@ -272,10 +272,11 @@ def _read(data, position, captured, wire, link, key, row):  # type: ignore[no-un
 
 
 @compiled
-def read_headers(data, packets, begin, end, ends, rows):  # type: ignore[no-untyped-def]
-    """Fill in rows of `Headers` for a part of `packets`, the columns of `dissector.packets.Packets`.
+def read_headers(data, shift, packets, begin, end, ends, rows):  # type: ignore[no-untyped-def]
+    """Fill in rows of `Headers` for a part of `packets`, the columns of `dissector.packets.Packets`,
+    whose positions are indices and `shift`.
 
     A pass of its own: a processor works on several packets at once then, while finding a packet has
     to wait for the length of the one before it."""
     for i in range(np.uint64(begin), np.uint64(end)):  # as in `_be`
-        _read(data, packets[0, i], packets[1, i], packets[2, i], packets[4, i], ends[i], rows[i])
+        _read(data, shift, packets[0, i] - shift, packets[1, i], packets[2, i], packets[4, i], ends[i], rows[i])

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from dissector.compiled import Octets, Table, Table32, WordTable, compiled, kernel
+from dissector.compiled import OctetBuffer, Table, Table32, WordTable, compiled, kernel
 from dissector.headers import COLUMNS as HEADER_COLUMNS
 from dissector.headers import NO_LINK, NO_PACKET, POSITION, WORD, Headers, _be, _le, read_headers
-from dissector.octets import Block, InFile, Passing
+from dissector.octets import IN_MEMORY, NO_OCTETS, Block, InFile, Passing
+from dissector.pread import read_at
 from dissector.source import Source, SourceError
 from dissector.table import KEY
 
@@ -25,9 +26,9 @@ BLOCK = 4 << 20
 """Octets handed on at a time; a packet or pcapng block longer than this is skipped or refused."""
 SPAN = 16 << 20
 """The same where they stay in the file."""
-_PIECE = 2 << 20
-"""Octets of a file read at a time: their headers are read while they are still in the processor's cache.  Two, and
-what there is of a packet, have room in a block."""
+_PIECE = 512 << 10
+"""Octets of a file read at a time where they pass: packets are found while these are in the processor's cache."""
+_PAGE = mmap.PAGESIZE
 ROWS = 1 << 14
 """Packets handed on at a time."""
 PACKET_MAX = 1 << 20
@@ -38,6 +39,8 @@ INTERFACES_MAX = 1 << 16
 TIME_MAX = (1 << 32) * 1_000_000_000
 """Stamps, in ns since the epoch, lie below: what a pcap can hold.  Others are taken for unknown."""
 
+_HEAD = 24
+"""Octets of a pcap's header."""
 _PCAP_MAGICS = {
     b"\xd4\xc3\xb2\xa1": ("<", 1000), b"\xa1\xb2\xc3\xd4": (">", 1000),
     b"\x4d\x3c\xb2\xa1": ("<", 1), b"\xa1\xb2\x3c\x4d": (">", 1)}
@@ -108,9 +111,37 @@ class Packets:
         return self.data.nbytes + self.headers.ends.nbytes + self.headers.rows.nbytes + 6 * self.position.nbytes
 
 
-def room_for_octets() -> np.ndarray:
-    """Room for the octets of a block, and for those of the one before it that belong to them."""
-    return np.frombuffer(mmap.mmap(-1, 2 * BLOCK), np.uint8)
+class InHand:
+    """Octets of a file that were read and wait for their turn: data[at:end], behind which octet `place` follows."""
+
+    def __init__(self, place: int) -> None:
+        self.data = np.frombuffer(mmap.mmap(-1, 2 * BLOCK), np.uint8)
+        self.at = self.end = BLOCK
+        self.place = place
+
+    def __len__(self) -> int:
+        return self.end - self.at
+
+    @property
+    def position(self) -> int:
+        """The octet of the file that stands at data[at]."""
+        return self.place - len(self)
+
+    def head(self, count: int) -> bytes:
+        """The first of them; fewer if there are no more."""
+        return self.data[self.at:min(self.at + count, self.end)].tobytes()
+
+    def keep(self) -> None:
+        """Move to where what follows stands behind, as far from the start of a page as in the file: up to 31 octets
+        behind the same distance some processors copy at a sixth of their speed."""
+        end = BLOCK + self.place % _PAGE
+        at = end - len(self)
+        self.data[at:end] = self.data[self.at:self.end]
+        self.at, self.end = at, end
+
+    def room(self, count: int) -> memoryview:
+        """Room for so many that follow, or for as many as there is."""
+        return memoryview(self.data.data)[self.end:self.end + count]
 
 
 _ROW = 6 * 8, KEY * 8, WORD * HEADER_COLUMNS
@@ -118,43 +149,28 @@ _ROW = 6 * 8, KEY * 8, WORD * HEADER_COLUMNS
 
 
 class Slot:
-    """Room for the columns and headers of the packets in a block, in `memory` if there is some; `data` are its
-    octets."""
+    """Room for the columns and headers of the packets in a block, in `memory` if there is some."""
 
-    def __init__(self, memory: memoryview | None = None, data: np.ndarray | None = None) -> None:
-        self.data = room_for_octets() if data is None else data
+    def __init__(self, memory: memoryview | None = None) -> None:
         octets = np.frombuffer(mmap.mmap(-1, self.size()) if memory is None else memory, np.uint8)
         table, ends, rows, _ = np.split(octets, np.cumsum([ROWS * size for size in _ROW]))
         self.table = table.view(np.int64).reshape(6, ROWS)
         self.headers = Headers(ends.view(np.uint64).reshape(ROWS, KEY),
                                rows.view(np.uint32).reshape(ROWS, HEADER_COLUMNS))
 
-    def keep(self, begin: int, end: int) -> tuple[int, int]:
-        """Move octets to where what follows them stands behind; their new place.  That begins at the start of a
-        page, as it stands in the file: up to 31 octets behind that some processors copy at a sixth of their speed."""
-        at = BLOCK - (end - begin)
-        self.data[at:BLOCK] = self.data[begin:end]
-        return at, BLOCK
-
-    def shift(self, begin: int, end: int, distance: int) -> None:
-        """The octets of these rows stand so far behind the place where they were found."""
-        self.table[0, begin:end] += distance
-        self.headers.rows[begin:end, POSITION] += int(distance)  # NumPy's, where kernels are Python
-
     @staticmethod
     def size() -> int:
-        """Octets of memory, but for `data`."""
-        return -(-ROWS * sum(_ROW) // mmap.PAGESIZE) * mmap.PAGESIZE
+        """Octets of memory."""
+        return -(-ROWS * sum(_ROW) // _PAGE) * _PAGE
 
-    def packets(self, count: int, first: int = 0, start: int = 0, container: Container | None = None,
-                origin: int = 0, file: InFile | None = None) -> Packets:
-        """The packets in its first rows; their octets stay in `file`, if there is one."""
+    def packets(self, count: int, octets: np.ndarray | InFile = NO_OCTETS, first: int = 0, start: int = 0,
+                container: Container | None = None, origin: int = 0) -> Packets:
+        """The packets in its first rows; their octets may stay in a file."""
         position, captured, wire, time, link, interface = self.table[:, :count]
         headers = Headers(self.headers.ends[:count], self.headers.rows[:count])
-        octets: Block = self.data
-        if file is not None:
-            octets = Passing(file, origin, position.item(0), position.item(-1) + captured.item(-1))
-        return Packets(octets, position, captured, wire, time, link, interface, headers, first, start, container,
+        block: Block = octets if isinstance(octets, np.ndarray) else Passing(
+            octets, origin, position.item(0), position.item(-1) + captured.item(-1))
+        return Packets(block, position, captured, wire, time, link, interface, headers, first, start, container,
                        origin=origin)
 
 
@@ -164,8 +180,10 @@ def _u32(data, p, big):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _hop_pcap(data, at, end, big, scale, link, out, n):  # type: ignore[no-untyped-def]
-    """Add the packets in data[at:end] to the `n` rows there; returns (rows, next position, why)."""
+def _hop_pcap(data, at, end, shift, big, interfaces, out, n):  # type: ignore[no-untyped-def]
+    """Add the packets in data[at:end] to the `n` rows there; `shift` and its index are a packet's position.  Returns
+    (rows, next index, why)."""
+    link, scale = interfaces[0, _LINK], interfaces[0, _FACTOR]
     while at + 16 <= end:
         if n == out.shape[1]:
             return n, at, _FULL
@@ -176,7 +194,7 @@ def _hop_pcap(data, at, end, big, scale, link, out, n):  # type: ignore[no-untyp
             return n, at, _DAMAGED
         if at + 16 + captured > end:
             break
-        out[0, n] = at + 16
+        out[0, n] = at + 16 + shift
         out[1, n] = captured
         out[2, n] = max(wire, captured) if wire <= PACKET_MAX else captured
         time = _u32(data, at, big) * 1_000_000_000 + fraction * scale
@@ -207,7 +225,7 @@ def _nanoseconds(stamp, kind, factor):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _hop_pcapng(data, at, end, big, interfaces, first, out, n):  # type: ignore[no-untyped-def]
+def _hop_pcapng(data, at, end, shift, big, interfaces, first, out, n):  # type: ignore[no-untyped-def]
     """The same for pcapng, whose section describes `interfaces`, numbered from `first` on; comes back
     (_SPECIAL) at blocks that change what later ones mean."""
     while at + 12 <= end:
@@ -256,59 +274,65 @@ def _hop_pcapng(data, at, end, big, interfaces, first, out, n):  # type: ignore[
                     time += interfaces[interface, _OFFSET]
                     if 0 < time < TIME_MAX:
                         out[3, n] = time
-            out[0, n] = at + head
+            out[0, n] = at + head + shift
             out[1, n] = captured
             out[2, n] = max(wire, captured) if wire <= PACKET_MAX else captured
             n += 1
         elif kind in _NO_PACKETS:
-            out[0, n], out[1, n], out[2, n], out[3, n] = at + 8, 0, 0, 0
+            out[0, n], out[1, n], out[2, n], out[3, n] = at + 8 + shift, 0, 0, 0
             out[4, n], out[5, n] = NO_PACKET, -1
             n += 1
         at += length
     return n, at, _MORE
 
 
-@kernel
-def _take_pcap(data: Octets, at: int, end: int, big: bool, scale: int, link: int, out: Table, ends: WordTable,
-               headers: Table32, n: int) -> tuple[int, int, int]:
-    """Find the packets of a pcap, and read their headers."""
-    begin = n
-    n, at, why = _hop_pcap(data, at, end, big, scale, link, out, n)
-    read_headers(data, out, begin, n, ends, headers)
-    return n, at, why
+@compiled
+def _read_on(file, place, piece, data, at, end):  # type: ignore[no-untyped-def]
+    """Read a piece of a file, from its octet `place` on, behind data[at:end], which moves (`InHand.keep`): where both
+    begin and end then, and how much was read."""
+    left, begin = end - at, len(data) // 2 + place % _PAGE
+    for i in range(left):  # never towards the end: that is no further from its page's start than this
+        data[begin - left + i] = data[at + i]
+    count = read_at(file, place, data, begin, piece)
+    return begin - left, begin + count, count
 
 
 @kernel
-def _take_pcapng(data: Octets, at: int, end: int, big: bool, interfaces: Table, first: int, out: Table,
-                 ends: WordTable, headers: Table32, n: int) -> tuple[int, int, int]:
-    """The same for pcapng."""
-    begin = n
-    n, at, why = _hop_pcapng(data, at, end, big, interfaces, first, out, n)
-    read_headers(data, out, begin, n, ends, headers)
-    return n, at, why
+def _take(is_pcapng: bool, big: bool, interfaces: Table, first: int, data: OctetBuffer, at: int, end: int, place: int,
+          origin: int, file: int, piece: int, stop: int, out: Table, ends: WordTable, headers: Table32,
+          n: int) -> tuple[int, int, int, int, int]:
+    """Find the packets in data[at:end], and read their headers.  Octet `place` of the file follows, `origin` is the
+    one that has position 0.  If it is an open `file`, go on with its next pieces, as far as `stop`."""
+    while True:
+        begin, shift = n, place - end - origin
+        if is_pcapng:
+            n, at, why = _hop_pcapng(data, at, end, shift, big, interfaces, first, out, n)
+        else:
+            n, at, why = _hop_pcap(data, at, end, shift, big, interfaces, out, n)
+        read_headers(data, shift, out, begin, n, ends, headers)
+        if why != _MORE or file == IN_MEMORY or place >= stop:
+            return n, at, end, place, why
+        at, end, count = _read_on(file, place, piece, data, at, end)
+        place += count
+        if not count:
+            return n, at, end, place, why
 
 
 class Container:
-    """Finds the packets in the octets of one file; knows nothing of where they come from.
-
-    Call `take` with a buffer; it returns packets and how far it came.  `fault` is one line if the
-    rest of the file cannot be read, `skip` how many octets beyond the buffer belong to a block
-    that nobody needs.
+    """Finds the packets in the octets of one file (`take`).  `fault` is one line if the rest of the file cannot be
+    read, `skip` how many octets behind those in hand belong to a block that nobody needs.
     """
 
     def __init__(self) -> None:
         self.kind = ""
         self.fault: str | None = None
         self.packets = 0
-        self.full = False
         self.skip = 0
         self.changes = 0
         """Blocks that have changed what later ones mean."""
         self.interfaces: list[tuple[int, int]] = []
         """(link type, snap length) of each interface described so far, over all sections."""
         self._big = False
-        self._scale = 1
-        self._link = NO_LINK
         self._table = np.zeros((16, 5), np.int64)
         self._interfaces = 0
         self._described = 0
@@ -330,55 +354,47 @@ class Container:
         twin._dropped = {}
         return twin
 
-    def take(self, slot: Slot, at: int, end: int, rows: int = 0) -> tuple[int, int]:
-        """Add the packets of slot.data[at:end] to its first `rows`, up to `ROWS`; how many it has then, and the
-        position behind the last one.  `full` tells whether there are more."""
-        data, out, headers, begin = slot.data, slot.table, slot.headers, rows
-        self.full = False
+    def take(self, hand: InHand, slot: Slot, origin: int, rows: int = 0, file: int = IN_MEMORY,
+             stop: int = 0) -> tuple[int, bool]:
+        """Add the packets in hand to the first `rows` of the slot, up to `ROWS`: how many it has then, and whether
+        there are more.  Octet `origin` of the file has position 0.  If it is an open `file`, go on with what follows
+        in it, as far as octet `stop`."""
+        before, why = rows, _MORE
         if not self.kind:
-            at = self._open(data, at, end)
-        while self.kind and not self.fault:
-            if self.kind == "pcap":
-                rows, at, why = _take_pcap(data, at, end, self._big, self._scale, self._link, out,
-                                          headers.ends, headers.rows, rows)
-            else:
-                rows, at, why = _take_pcapng(data, at, end, self._big, self._table[:self._interfaces],
-                                            self._described - self._interfaces, out, headers.ends,
-                                            headers.rows, rows)
+            self._open(hand)
+        while self.kind and not self.fault and not self.skip:
+            rows, hand.at, hand.end, hand.place, why = _take(
+                self.kind == "pcapng", self._big, self._table[:self._interfaces], self._described - self._interfaces,
+                hand.data, hand.at, hand.end, hand.place, origin, file, _PIECE, stop, slot.table, slot.headers.ends,
+                slot.headers.rows, rows)
             if why == _DAMAGED:
-                self.fault = f"no packet stands at octet {{offset}} behind packet {self.packets + rows - begin}"
-            self.full = why == _FULL
-            if why != _SPECIAL:
+                self.fault = f"no packet stands at octet {{offset}} behind packet {self.packets + rows - before}"
+            if why != _SPECIAL or not self._special(hand):
                 break
-            moved = self._special(data, at, end)
-            if moved == at:
-                break
-            at = moved
-        self.packets += rows - begin
-        return rows, at
+        self.packets += rows - before
+        return rows, why == _FULL
 
-    def _open(self, data: np.ndarray, at: int, end: int) -> int:
-        if end - at < 24:
-            return at
-        head = data[at:at + 24].tobytes()
+    def _open(self, hand: InHand) -> None:
+        if len(hand) < _HEAD:
+            return
+        head = hand.head(_HEAD)
         self.changes += 1
         if head[:4] == _SHB_MAGIC:
             self.kind = "pcapng"
-            return at
+            return
         if head[:4] not in _PCAP_MAGICS:
             self.fault = describe(head)
-            return at
-        order, self._scale = _PCAP_MAGICS[head[:4]]
+            return
+        order, scale = _PCAP_MAGICS[head[:4]]
         self.kind, self._big = "pcap", order == ">"
         snaplen, link = struct.unpack_from(order + "II", head, 16)
-        self._link = link & 0xFFFF
-        self.interfaces.append((self._link, snaplen))
-        return at + 24
+        self._describe([link & 0xFFFF, _MULTIPLY, scale, 0, snaplen])
+        hand.at += _HEAD
 
-    def _special(self, data: np.ndarray, at: int, end: int) -> int:
-        """Read one block that is no packet; the position behind it, `at` if it is not all here."""
+    def _special(self, hand: InHand) -> bool:
+        """Read one block that is no packet; whether it is all here."""
         self.changes += 1
-        head = data[at:at + 12].tobytes()
+        head = hand.head(12)
         if head[:4] == _SHB_MAGIC:
             if struct.unpack_from("<I", head, 8)[0] == _ORDER_MAGIC:
                 self._big = False
@@ -386,41 +402,47 @@ class Container:
                 self._big = True
             else:
                 self.fault = "the section at octet {offset} has no byte-order magic"
-                return at
+                return False
             self._table, self._interfaces = np.zeros((16, 5), np.int64), 0
             self._dropped_before, self._dropped = self.drops, {}
         order = ">" if self._big else "<"
         kind, length = struct.unpack_from(order + "II", head)
         if length < 12 or length % 4:
             self.fault = "the pcapng block at octet {offset} has an impossible length"
-            return at
+            return False
         if length > BLOCK:
             if kind in (_EPB, _SPB, _OPB):
                 self.fault = "the packet block at octet {offset} has an impossible length"
-                return at
-            self.skip = max(0, length - (end - at))
-            return min(at + length, end)
-        if at + length > end:
-            return at
-        body = data[at + 8:at + length - 4].tobytes()
+                return False
+            self.skip = max(0, length - len(hand))
+            hand.at = min(hand.at + length, hand.end)
+            return True
+        if length > len(hand):
+            return False
+        body = hand.head(length - 4)[8:]
         if kind == _IDB and len(body) >= 8:
             if self._interfaces == INTERFACES_MAX:
                 self.fault = f"there are more than {INTERFACES_MAX} interfaces at octet {{offset}}"
-                return at
-            if self._interfaces == len(self._table):
-                self._table = np.concatenate((self._table, np.zeros_like(self._table)))
-            row = self._table[self._interfaces] = self._interface(order, body)
-            if self._described == len(self.interfaces):
-                self.interfaces.append((row[_LINK], row[_SNAPLEN]))
-            self._described += 1
-            self._interfaces += 1
+                return False
+            self._describe(self._interface(order, body))
         elif kind == _ISB and len(body) >= 12:
             interface = struct.unpack_from(order + "I", body)[0]
             for code, value in self._options(order, body[12:]):
                 # isb_ifdrop and isb_osdrop count since the start of the capture.
                 if code in (5, 7) and len(value) == 8 and interface < self._interfaces:
                     self._dropped[interface, code] = struct.unpack(order + "Q", value)[0]
-        return at + length
+        hand.at += length
+        return True
+
+    def _describe(self, interface: list[int]) -> None:
+        """Add a row to the interfaces of this section."""
+        if self._interfaces == len(self._table):
+            self._table = np.concatenate((self._table, np.zeros_like(self._table)))
+        self._table[self._interfaces] = interface
+        if self._described == len(self.interfaces):
+            self.interfaces.append((interface[_LINK], interface[_SNAPLEN]))
+        self._described += 1
+        self._interfaces += 1
 
     @staticmethod
     def _options(order: str, octets: bytes) -> Iterator[tuple[int, bytes]]:
@@ -478,45 +500,40 @@ class Reader:
                  position: int = 0, slots: Iterator[Slot] | None = None, passing: bool = False) -> None:
         self.source = source
         self._slots = slots or itertools.repeat(Slot())
-        self._passing = passing
+        self._file, self._piece = (source.fileno(), _PIECE) if passing else (IN_MEMORY, BLOCK // 2)
         self.container = container or Container()
         self._before = self.container.snapshot()
-        self.position = position
-        """Octet of the (decompressed) file up to which packets were found."""
+        self._hand = InHand(position)
         self._next = first
-        self._origin = 0
-        """Octet of the file at position 0 of the block in hand: of its first piece, if octets pass."""
 
     def __iter__(self) -> Generator[Packets, None, None]:
-        container, at, end, are_left = self.container, BLOCK, BLOCK, False
+        container, hand, are_left = self.container, self._hand, False
         n: int | None = None
         while n != 0 and not container.fault:
-            slot, before, start, rows = next(self._slots), self._snapshot(), self.position, 0
+            slot, before, start, rows = next(self._slots), self._snapshot(), hand.position, 0
             if not are_left:
-                at, end = slot.keep(at, end)
-            self._origin = start - at
+                hand.keep()
+            origin, stop = start - hand.at, start + SPAN
             while True:
-                gone = 0
                 if not are_left:  # packets, of the octets in hand
-                    n = self.source.readinto(memoryview(slot.data.data)[end:min(end + _PIECE, 2 * BLOCK)])
+                    n = self.source.readinto(hand.room(self._piece))
                     if not n:
                         break
-                    end, gone = end + n, min(container.skip, n)
-                    container.skip -= gone
-                known = rows
-                rows, after = container.take(slot, at + gone, end, rows)
-                are_left = container.full
-                if distance := self.position - at - self._origin:
-                    slot.shift(known, rows, distance)
-                at, self.position = after, self.position + after - at
-                is_full = self.position - start >= SPAN if self._passing else end == 2 * BLOCK
-                if are_left or container.fault or is_full or (n or 0) < _PIECE or not self.source.seekable:
+                    hand.end, hand.place = hand.end + n, hand.place + n
+                    gone = min(container.skip, n)
+                    container.skip, hand.at = container.skip - gone, hand.at + gone
+                place = hand.place
+                rows, are_left = container.take(hand, slot, origin, rows, self._file, stop)
+                if hand.place > place:
+                    self.source.skip_to(hand.place)
+                is_full = hand.place >= stop if self._file != IN_MEMORY else hand.end == 2 * BLOCK
+                if are_left or container.fault or is_full or (n or 0) < self._piece or not self.source.seekable:
                     break
-                if self._passing:
-                    at, end = slot.keep(at, end)
+                if self._file != IN_MEMORY:
+                    hand.keep()
             if rows or n is None:  # a moment in which nothing came
-                yield self._packets(slot, rows, before, start)
-        self._finish(bytes(slot.data[at:min(at + 24, end)]), end - at)
+                yield self._packets(slot, rows, before, start, origin)
+        self._finish()
 
     def _snapshot(self) -> Container:
         """The container as it reads here; the same one as long as no block has changed that."""
@@ -525,21 +542,21 @@ class Reader:
             self._before = now.snapshot()
         return self._before
 
-    def _packets(self, slot: Slot, rows: int, before: Container, start: int) -> Packets:
+    def _packets(self, slot: Slot, rows: int, before: Container, start: int, origin: int) -> Packets:
         """The first rows of a slot, which this container has found from octet `start` on."""
-        packets = slot.packets(rows, self._next, start, before, origin=self._origin) if rows else slot.packets(0)
+        packets = slot.packets(rows, self._hand.data, self._next, start, before, origin) if rows else slot.packets(0)
         packets.drops = self.container.drops
         self._next += rows
         return packets
 
-    def _finish(self, head: bytes, left: int) -> None:
-        container, name = self.container, self.source.name
+    def _finish(self) -> None:
+        container, name, head, left = self.container, self.source.name, self._hand.head(_HEAD), len(self._hand)
         if not container.kind:
             why = self.source.fault or container.fault or (
                 describe(head) if head else "the file is empty")
             raise SourceError(f"{name}: {why}")
         if container.fault:
-            container.fault = container.fault.format(offset=self.position)
+            container.fault = container.fault.format(offset=self._hand.position)
         elif self.source.fault:
             container.fault = self.source.fault
         elif container.skip:

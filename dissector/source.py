@@ -131,16 +131,21 @@ class Source:
                 self.fault = (f"the zstd data needs more than {1 << WINDOW_LOG - 20} MiB of memory; "
                               "decompress it with `zstd -d --long=31`, or pipe that in")
             return 0
+        self._report()
+        return n
+
+    def _report(self) -> None:
         if self._on_progress and self.seekable:
             here = self._place.tell()
             self._on_progress(here - self._reported)
             self._reported = here
-        return n
 
     def skip_to(self, position: int) -> None:
         """Move on to the octet at `position` (of the decompressed octets)."""
         if not self.compression:
             self._raw.seek(position)
+            self._ahead = b""
+            self._report()
             return
         scrap = memoryview(bytearray(1 << 20))
         while position > 0 and (n := self.readinto(scrap[:min(position, len(scrap))])):
