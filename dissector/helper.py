@@ -17,7 +17,6 @@ import socket
 import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from dissector.errors import CannotDo
@@ -196,8 +195,8 @@ def _started(work: Callable[[Room, Sequence[str]], None], its: tuple[int, int, i
     """A process that imports everything itself, which takes a tenth of a second."""
     import subprocess
 
-    return subprocess.Popen([sys.executable, "-P", "-c", _PROGRAM, str(Path(__file__).parent.parent), work.__module__,
-                             work.__name__, *map(str, (*its, count)), *names], pass_fds=its)
+    return subprocess.Popen([sys.executable, "-P", "-c", _PROGRAM, os.path.dirname(os.path.dirname(__file__)),
+                             work.__module__, work.__name__, *map(str, (*its, count)), *names], pass_fds=its)
 
 
 def begin() -> None:

@@ -15,15 +15,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import hashlib
 import importlib
 import itertools
 import os
 import re
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
-from pathlib import Path
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -47,8 +46,9 @@ _REFERENCE_COUNT = re.compile(r"^.*\bcall void @NRT_(?:in|de)cref\(.*\n", re.M)
 _DESTRUCTOR = "NRT_MemInfo_call_dtor"
 """What calls it is not called itself, without these lines."""
 _numbers = itertools.count()
-_DIGEST = hashlib.sha256
-"""Of a file's code, at its end: what is behind a library's own end harms nobody."""
+_CHECK = 4
+"""Octets of the check sum behind the code in a file.  Behind that are the facts that it was made of; what stands
+behind a library's own end harms nobody."""
 _PATIENCE = 60
 """Seconds for the linker, which takes a hundredth of one."""
 _LIBRARY, _OBJECT = ".so", ".o"
@@ -64,15 +64,15 @@ def load(function: Function, parameters: dict[str, Array | type], results: int) 
     `parameters` are arrays, int and bool.  Made anew, in some seconds, where no file has it.
     """
     wrapper = _wrapper(parameters, results)
-    key = _key(function, parameters, wrapper)
-    loaded = _read(function, key)
+    facts = _facts(function, parameters, wrapper)
+    loaded = _read(function, facts)
     if loaded is None:
         code = _make(function, parameters, wrapper)
         library = _library(code)
-        _write(function, key, *((_LIBRARY, library) if library else (_OBJECT, code)))
-        loaded = _read(function, key)
+        _write(function, facts, *((_LIBRARY, library) if library else (_OBJECT, code)))
+        loaded = _read(function, facts)
         if loaded is None and library:  # as where files may not be executed
-            _write(function, key, _OBJECT, code)
+            _write(function, facts, _OBJECT, code)
     return loaded or _link(code)
 
 
@@ -179,18 +179,24 @@ def _library(code: bytes) -> bytes | None:
         return None
     try:
         with tempfile.TemporaryDirectory() as folder:
-            source, target = Path(folder, "kernel.o"), Path(folder, "kernel.so")
-            source.write_bytes(code)
-            command = [linker, "-shared", "-s", "-z", "noexecstack", "-o", str(target), str(source)]
+            source, target = os.path.join(folder, "kernel.o"), os.path.join(folder, "kernel.so")
+            with open(source, "wb") as out:
+                out.write(code)
+            command = [linker, "-shared", "-s", "-z", "noexecstack", "-o", target, source]
             done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=_PATIENCE)
-            return target.read_bytes() if done.returncode == 0 else None
+            return _contents(target) if done.returncode == 0 else None
     except (OSError, subprocess.SubprocessError):
         return None
 
 
-def _open(path: Path) -> tuple[int, object]:
+def _contents(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _open(path: str) -> tuple[int, object]:
     """Load a shared library.  Raises OSError where the system does not."""
-    library = ctypes.CDLL(str(path))
+    library = ctypes.CDLL(path)
     try:
         return ctypes.cast(library[_SYMBOL], ctypes.c_void_p).value or 0, library
     except AttributeError as error:
@@ -215,10 +221,10 @@ def _link(code: bytes) -> tuple[int, object]:
     return tracker[_SYMBOL], tracker
 
 
-def _key(function: Function, parameters: dict[str, Array | type], wrapper: str) -> bytes:
-    """Another one wherever the machine code may be another one."""
-    facts = [_described(function), [str(kind) for kind in parameters.values()], wrapper, _circumstances()]
-    return _DIGEST(repr(facts).encode()).digest()
+def _facts(function: Function, parameters: dict[str, Array | type], wrapper: str) -> bytes:
+    """Others wherever the machine code may be another one."""
+    return repr([_described(function), [str(kind) for kind in parameters.values()], wrapper,
+                 _circumstances()]).encode()
 
 
 def _described(function: Function) -> list[Any]:
@@ -249,12 +255,13 @@ def _circumstances() -> list[Any]:
     # Asking importlib.metadata would take as long as loading all kernels does.
     versions = []
     for name in ("numba", "llvmlite"):
-        found = find_spec(name)
-        site = Path(found.origin).parent.parent if found and found.origin else Path()
-        versions += sorted(folder.name for folder in site.glob(f"{name}-*-info"))
+        if (found := find_spec(name)) and found.origin:
+            with contextlib.suppress(OSError):
+                beside = os.listdir(os.path.dirname(os.path.dirname(found.origin)))
+                versions += sorted(x for x in beside if x.startswith(f"{name}-") and x.endswith("-info"))
     settings = {name: value for name, value in os.environ.items() if name.startswith("NUMBA_")}
     settings.pop("NUMBA_CACHE_DIR", None)
-    return [Path(__file__).read_bytes(), sys.version, sys.maxsize, np.__version__, versions,
+    return [_contents(__file__), sys.version, sys.maxsize, np.__version__, versions,
             sorted(settings.items()), _processor()]
 
 
@@ -272,46 +279,56 @@ def _processor() -> list[str]:
     return [binding.get_process_triple(), binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten()]
 
 
-def _paths(function: Function, key: bytes) -> Iterator[Path]:
+def _paths(function: Function, facts: bytes) -> Iterator[str]:
     """Where a kernel's file may be, but for its suffix: the places of Numba's own cache, in its order."""
-    source = Path(function.__code__.co_filename).absolute()
+    source = os.path.abspath(function.__code__.co_filename)
+    folder = os.path.dirname(source)
     # Numba's folder and the user's hold the files of several installations.
-    tree = f"{source.parent.name}_{hashlib.sha256(bytes(source.parent)).hexdigest()[:16]}"
+    tree = f"{os.path.basename(folder)}_{zlib.crc32(os.fsencode(folder)):08x}"
     user = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    name = f"{source.stem}.{function.__name__}.{sys.implementation.cache_tag}-{key.hex()[:16]}"
-    if folder := os.environ.get("NUMBA_CACHE_DIR"):
-        yield Path(folder, tree, name)
-    yield Path(source.parent, "__pycache__", name)
+    name = (f"{os.path.splitext(os.path.basename(source))[0]}.{function.__name__}.{sys.implementation.cache_tag}-"
+            f"{zlib.crc32(facts):08x}")
+    if numbas := os.environ.get("NUMBA_CACHE_DIR"):
+        yield os.path.join(numbas, tree, name)
+    yield os.path.join(folder, "__pycache__", name)
     if os.path.isabs(user):
-        yield Path(user, "coloscope", tree, name)
+        yield os.path.join(user, "coloscope", tree, name)
 
 
-def _read(function: Function, key: bytes) -> tuple[int, object] | None:
+def _check(code: bytes) -> bytes:
+    return zlib.crc32(code).to_bytes(_CHECK)
+
+
+def _read(function: Function, facts: bytes) -> tuple[int, object] | None:
     """Load a kernel, if a file has it that is whole."""
-    for stem in _paths(function, key):
+    for stem in _paths(function, facts):
         for suffix in (_LIBRARY, _OBJECT):
-            path = Path(f"{stem}{suffix}")
+            path = stem + suffix
             with contextlib.suppress(OSError):
-                octets = path.read_bytes()
-                code, digest = octets[:-_DIGEST().digest_size], octets[-_DIGEST().digest_size:]
-                if digest == _DIGEST(key + code).digest():
+                octets = _contents(path)
+                code = octets[:-len(facts) - _CHECK]
+                if octets[len(code):] == _check(code) + facts:
                     return _open(path) if suffix == _LIBRARY else _link(code)
     return None
 
 
-def _write(function: Function, key: bytes, suffix: str, code: bytes) -> None:
+def _write(function: Function, facts: bytes, suffix: str, code: bytes) -> None:
     """Keep the code of a kernel where that is possible, and no older one beside it."""
-    for stem in _paths(function, key):
+    for stem in _paths(function, facts):
         # Whoever reads meanwhile finds all or nothing.
-        path, new = Path(f"{stem}{suffix}"), Path(f"{stem}.{os.getpid()}")
+        path, new = stem + suffix, f"{stem}.{os.getpid()}"
+        folder, name = os.path.split(path)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            new.write_bytes(code + _DIGEST(key + code).digest())
-            new.replace(path)
-            for old in path.parent.glob(f"{path.name.rpartition('-')[0]}-*"):
-                if old != path and old.suffix in (_LIBRARY, _OBJECT):
-                    old.unlink(missing_ok=True)
+            os.makedirs(folder, exist_ok=True)
+            with open(new, "wb") as out:
+                out.write(code + _check(code) + facts)
+            os.replace(new, path)
+            for old in os.listdir(folder):
+                if (old != name and old.startswith(name[:name.rindex("-") + 1])
+                        and old.endswith((_LIBRARY, _OBJECT))):
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(os.path.join(folder, old))
             return
         except OSError:
             with contextlib.suppress(OSError):
-                new.unlink()
+                os.unlink(new)

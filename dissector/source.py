@@ -8,7 +8,6 @@ import io
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from dissector.compression import DECOMPRESSED, MAGIC_SIZE, MAGICS, WINDOW_LOG, CompressionError
 from dissector.decompressed import Damaged, Decompressed
@@ -166,6 +165,6 @@ class Source:
 def total_size(names: list[str]) -> int | None:
     """Octets on disk of all `names`, None if one of them is not a plain file."""
     try:
-        return sum(Path(name).stat().st_size for name in names) if STDIN not in names else None
+        return sum(os.stat(name).st_size for name in names) if STDIN not in names else None
     except OSError:
         return None
