@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _SHORT = "octets were gone when they were needed: did it become shorter while it was read?"
 
-SLOTS = 16
+SLOTS = 8
 """Records come in bursts: reading goes on meanwhile."""
 
 

@@ -24,12 +24,12 @@ from dissector.table import KEY
 
 BLOCK = 4 << 20
 """Octets handed on at a time; a packet or pcapng block longer than this is skipped or refused."""
-SPAN = 16 << 20
+SPAN = 32 << 20
 """The same where they stay in the file."""
 _PIECE = 512 << 10
 """Octets of a file read at a time where they pass: packets are found while these are in the processor's cache."""
 _PAGE = mmap.PAGESIZE
-ROWS = 1 << 14
+ROWS = 1 << 15
 """Packets handed on at a time."""
 PACKET_MAX = 1 << 20
 """Longer "packets" are damage: Wireshark's own limit for the link types read here is 256 KiB.  A
