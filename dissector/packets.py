@@ -24,7 +24,7 @@ from dissector.table import KEY
 
 BLOCK = 4 << 20
 """Octets handed on at a time; a packet or pcapng block longer than this is skipped or refused."""
-SPAN = 32 << 20
+SPAN = 24 << 20
 """The same where they stay in the file."""
 _PIECE = 512 << 10
 """Octets of a file read at a time where they pass: packets are found while these are in the processor's cache."""
@@ -513,7 +513,7 @@ class Reader:
             slot, before, start, rows = next(self._slots), self._snapshot(), hand.position, 0
             if not are_left:
                 hand.keep()
-            origin, stop = start - hand.at, start + SPAN
+            origin, stop = start - (hand.at if self._file == IN_MEMORY else 0), start + SPAN
             while True:
                 if not are_left:  # packets, of the octets in hand
                     n = self.source.readinto(hand.room(self._piece))
