@@ -14,8 +14,8 @@ from dissector.source import STDIN, Source, SourceError, is_compressed
 
 if TYPE_CHECKING:
     from dissector.blocks import Block
+    from dissector.container import Container
     from dissector.octets import InFile
-    from dissector.packets import Container
 
 _SHORT = "octets were gone when they were needed: did it become shorter while it was read?"
 

@@ -9,7 +9,9 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from dissector.arriving import Arriving
-from dissector.packets import Container, Packets, Reader, Slot
+from dissector.container import Container
+from dissector.packets import Packets, Slot
+from dissector.reader import Reader
 from dissector.source import Source
 
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from dissector.engine import Engine
 from dissector.errors import CannotDo
-from dissector.packets import Packets, Reader
+from dissector.packets import Packets
+from dissector.reader import Reader
 from dissector.segments import PACKET, STREAM, Streams
 from dissector.source import Source
 

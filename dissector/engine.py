@@ -18,9 +18,10 @@ from dissector import headers as hd
 from dissector.ahead import blocks
 from dissector.blocks import Block, File
 from dissector.connection import CONTROL, OTHER, OURS, Connection
+from dissector.container import Container
 from dissector.findings import Finding, Findings
 from dissector.headers import LINKS, NO_PACKET
-from dissector.packets import Container, Packets
+from dissector.packets import Packets
 from dissector.protocol import DIRECTIONS
 from dissector.proxy import Message
 from dissector.recall import read_octets

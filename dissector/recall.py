@@ -10,8 +10,8 @@ import numpy as np
 
 from dissector.fields import padded
 from dissector.headers import CAPTURED, FLAGS, LENGTH, POSITION, SEQUENCE, SIDE, SYN
-from dissector.packets import Reader
 from dissector.protocol import BODY_LENGTH_MAX
+from dissector.reader import Reader
 from dissector.record import COMPLETE, Record
 from dissector.segments import PACKET, STREAM, Segments, Streams
 from dissector.source import Source

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from dissector.container import Container
 from dissector.errors import CannotDo
-from dissector.packets import Container, Packets
+from dissector.packets import Packets
 from dissector.sink import PACKET_OVERHEAD, Sink
 
 

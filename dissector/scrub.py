@@ -15,8 +15,8 @@ from pathlib import Path
 from dissector.allowed import HEADERS, NO_STREAM, NOT_UNDERSTOOD, OTHER_CONNECTIONS, REPEATED
 from dissector.engine import Engine
 from dissector.errors import CannotDo
-from dissector.packets import Reader
 from dissector.protocol import CONTENTS, SECRETS
+from dissector.reader import Reader
 from dissector.record import Record
 from dissector.rewrite import Rewriter
 from dissector.segments import Streams

@@ -13,16 +13,9 @@ import numpy as np
 
 from dissector.compiled import OctetBuffer, Octets, Table, compiled, copy_octets, kernel
 from dissector.compression import zstd
+from dissector.container import EPB, IDB, ISB, ORDER_MAGIC, SHB, Container
 from dissector.headers import NO_PACKET
-from dissector.packets import (
-    _EPB,
-    _IDB,
-    _ISB,
-    _ORDER_MAGIC,
-    _SHB,
-    Container,
-    Packets,
-)
+from dissector.packets import Packets
 
 _MAGIC_NS = 0xA1B23C4D
 _CUSTOM = 0xBAD
@@ -82,17 +75,17 @@ class Sink:
                 self._put(struct.pack("<IHHiIII", _MAGIC_NS, 2, 4, 0, 0, snaplen, link))
             return
         if not self.size or (is_new and self._described):
-            self._block(_SHB, struct.pack("<IHHq", _ORDER_MAGIC, 1, 0, -1))
+            self._block(SHB, struct.pack("<IHHq", ORDER_MAGIC, 1, 0, -1))
             self._described = 0
         for link, snaplen in container.interfaces[self._described:]:
-            self._block(_IDB, struct.pack("<HHI", link, 0, snaplen)
+            self._block(IDB, struct.pack("<HHI", link, 0, snaplen)
                         + struct.pack("<HHB3xI", _TSRESOL, 1, _NANOSECONDS, 0))
         self._described = len(container.interfaces)
 
     def finish(self, drops: int | None) -> None:
         """The capture has ended; the capturing program has lost so many packets (None: it does not say)."""
         if self._described and drops is not None:
-            self._block(_ISB, struct.pack("<III", 0, 0, 0) + struct.pack("<HHQI", _IFDROP, 8, drops, 0))
+            self._block(ISB, struct.pack("<III", 0, 0, 0) + struct.pack("<HHQI", _IFDROP, 8, drops, 0))
 
     def flush(self) -> None:
         """Let others read what was written."""
@@ -154,7 +147,7 @@ def _pcapng(data: Octets, table: Table, out: OctetBuffer) -> int:
         size, time = table[1, i], table[3, i]
         is_packet = table[4, i] >= 0
         length = PACKET_OVERHEAD + (size + 3) // 4 * 4 if is_packet else 16
-        at = _put(out, at, _EPB if is_packet else _CUSTOM)
+        at = _put(out, at, EPB if is_packet else _CUSTOM)
         at = _put(out, at, length)
         if is_packet:
             at = _put(out, at, table[4, i])

@@ -14,8 +14,8 @@ import pytest
 
 from dissector.connection import Connection
 from dissector.engine import Engine
-from dissector.packets import Reader
 from dissector.proxy import Message
+from dissector.reader import Reader
 from dissector.record import Record
 from dissector.segments import STREAM, Streams
 from dissector.source import Source

@@ -21,9 +21,11 @@ import analysis
 from dissector import ahead, helper
 from dissector.ahead import Ahead
 from dissector.blocks import File, read_blocks
+from dissector.container import BLOCK
 from dissector.engine import Engine
 from dissector.helper import HelperError
-from dissector.packets import BLOCK, Packets, Reader
+from dissector.packets import Packets
+from dissector.reader import Reader
 from dissector.record import COMPLETE, SNAPPED, Record
 from dissector.source import Source, SourceError
 from tests.helpers import PCAPS, needs_memfd
@@ -78,8 +80,8 @@ def test_blocks_of_many_pieces(ending: str, rows: int, small: None, monkeypatch:
     path = files.write(tmp_path / f"x{ending}", Wire(stream.colo(4)))
     monkeypatch.setattr(helper, "WORTHWHILE", 1 << 40)
     here, frames = analysis.read(path, segments=True), len(Wire(stream.colo(4)).rows)
-    monkeypatch.setattr("dissector.packets._PIECE", 3001)
-    monkeypatch.setattr("dissector.packets.SPAN", 15_000)
+    monkeypatch.setattr("dissector.reader.PIECE", 3001)
+    monkeypatch.setattr("dissector.reader.SPAN", 15_000)
     monkeypatch.setattr("dissector.packets.ROWS", rows)
     monkeypatch.setattr(helper, "WORTHWHILE", 1)
     sizes = [len(block) for block in Ahead([str(path)]) if isinstance(block, Packets)]
@@ -96,7 +98,7 @@ def test_blocks_of_many_pieces(ending: str, rows: int, small: None, monkeypatch:
 def test_reading_goes_on_from_every_block(ending: str, rows: int, monkeypatch: pytest.MonkeyPatch,
                                           tmp_path: Path) -> None:
     monkeypatch.setattr("dissector.packets.ROWS", rows)
-    monkeypatch.setattr("dissector.packets.BLOCK", 30_000)
+    monkeypatch.setattr("dissector.reader.BLOCK", 30_000)
     path = files.write(tmp_path / f"x{ending}", Wire(stream.colo(4)))
     with Source(path) as source:
         places = [(block.first, block.start, block.container.snapshot(), block.time.tolist())

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import analysis
-from dissector import packets
+from dissector import packets, reader
 from dissector.ahead import blocks
 from dissector.engine import Engine
 from dissector.protocol import BACK, CHECKPOINT_DIRTY_PFN_LIST, FORWARD, PAGE_DATA
@@ -63,7 +63,7 @@ def passed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> l
 
     monkeypatch.setattr(Streams, "scan", noting)
     monkeypatch.setattr(Streams, "take_passed", noting_the_rest)
-    monkeypatch.setattr(packets, "BLOCK", BLOCKS[request.param])
+    monkeypatch.setattr(reader, "BLOCK", BLOCKS[request.param])
     return found
 
 
@@ -85,7 +85,7 @@ def test_octets_that_pass_unseen_change_nothing(kind: str, change: str, tmp_path
     # Behind a late start much has to be found out first; holes are in each of large blocks.
     least = 50_000 if change == "nothing" else 0
     assert sum(passed) > least or (change == "late" and kind != "remus") or (
-        change == "lost for ever" and max(BLOCKS.values()) == packets.BLOCK)
+        change == "lost for ever" and max(BLOCKS.values()) == reader.BLOCK)
 
 
 @pytest.mark.parametrize("seed", range(30))

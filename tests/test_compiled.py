@@ -22,7 +22,7 @@ from tests.synthesiser.wire import Wire
 CAPTURE = PCAPS / "colo-hvm-fast.proxy9001-lo.pcap.zst"
 READ = """
 import sys
-from dissector.packets import Reader
+from dissector.reader import Reader
 from dissector.segments import Streams
 from dissector.source import Source
 with Source(sys.argv[1]) as source:
@@ -32,9 +32,9 @@ print("numba" in sys.modules, file=sys.stderr)
 """
 READ_AHEAD = """
 import sys
-from dissector import ahead, helper, packets
+from dissector import ahead, helper, reader
 from dissector.engine import Engine
-helper.WORTHWHILE, packets._PIECE = int(sys.argv[2]), 3001
+helper.WORTHWHILE, reader.PIECE = int(sys.argv[2]), 3001
 blocks = ahead.blocks([sys.argv[1]])
 print(type(blocks).__name__)
 print(*Engine().read(blocks), sep="\\n")

@@ -22,7 +22,8 @@ from dissector.errors import CannotDo
 from dissector.explain import explain
 from dissector.fields import LITTLE_ENDIAN, words
 from dissector.headers import ACK, CAPTURED, FLAGS, LENGTH, SEQUENCE, SYN, Headers
-from dissector.packets import Packets, Reader
+from dissector.packets import Packets
+from dissector.reader import Reader
 from dissector.record import Record
 from dissector.segments import COLUMNS, PACKET, Segments, Streams
 from dissector.source import Source

@@ -25,8 +25,9 @@ from analysis.live.clock import Clock
 from analysis.live.session import RETIRE, Session
 from dissector import recorder
 from dissector.blocks import read_blocks
-from dissector.packets import Packets, Reader
+from dissector.packets import Packets
 from dissector.protocol import BACK, CHECKPOINT_STATE, FORWARD, PAGE_DATA
+from dissector.reader import Reader
 from dissector.recorder import PATIENCE
 from dissector.rewrite import FILL
 from dissector.ring import RecordingError, RingWriter
