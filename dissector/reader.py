@@ -9,13 +9,13 @@ from collections.abc import Generator, Iterator
 
 import numpy as np
 
-from dissector.container import BLOCK, HEAD, Container, describe
+from dissector.container import BLOCK, HEAD, Container, describe, place_of
 from dissector.octets import IN_MEMORY
 from dissector.packets import Packets, Slot
 from dissector.source import Source, SourceError
 
 SPAN = 24 << 20
-"""Octets of a block if they stay in the file; else they are at most `BLOCK`."""
+"""Octets of a block if they stay in the file; else there are some `BLOCK` of them, less than twice that."""
 PIECE = 512 << 10
 """Octets of a file read at a time where they pass: packets are found while these are in the processor's cache."""
 
@@ -41,9 +41,8 @@ class InHand:
         return self.data[self.at:min(self.at + count, self.end)].tobytes()
 
     def keep(self) -> None:
-        """Move to where what follows stands behind, as far from the start of a page as in the file: up to 31 octets
-        behind the same distance some processors copy at a sixth of their speed."""
-        end = BLOCK + self.place % mmap.PAGESIZE
+        """Move to where there is room behind."""
+        end = place_of(self.data, self.place)
         at = end - len(self)
         self.data[at:end] = self.data[self.at:self.end]
         self.at, self.end = at, end
@@ -57,8 +56,8 @@ class Reader:
     """Packets of one source, in blocks of columns, with memory that does not depend on its size.  A block
     without packets says that nothing has come for a moment (`dissector.arriving`).
 
-    `slots`: where the packets of each block go.  `passing`: its octets are gone when a block is handed on; then it has
-    `SPAN` of them."""
+    `slots`: where the packets of each block go.  `passing`: of a plain file, whose octets are gone when a block is
+    handed on; then it has `SPAN` of them."""
 
     def __init__(self, source: Source, first: int = 1, container: Container | None = None,
                  position: int = 0, slots: Iterator[Slot] | None = None, passing: bool = False) -> None:

@@ -27,10 +27,12 @@ def main() -> None:
 
     with atheris.instrument_imports(include=["dissector", "analysis"]):
         harness = importlib.import_module(f"fuzz.{sys.argv[1]}")
-    from dissector import packets
+    from dissector import container, packets, reader
 
     # Small blocks, so that their ends are met.
-    packets.BLOCK, packets.ROWS, packets.PACKET_MAX = 1 << 14, 64, 1 << 13
+    container.BLOCK = reader.BLOCK = 1 << 14
+    container.PACKET_MAX, packets.ROWS = 1 << 13, 64
+    reader.PIECE, reader.SPAN = 1 << 12, 1 << 15
     # Scalars of NumPy warn where compiled integers just wrap.
     warnings.filterwarnings("ignore", "overflow encountered", RuntimeWarning)
     found = FOUND / sys.argv[1]

@@ -25,7 +25,7 @@ from dissector.container import BLOCK
 from dissector.engine import Engine
 from dissector.helper import HelperError
 from dissector.packets import Packets
-from dissector.reader import Reader
+from dissector.reader import SPAN, Reader
 from dissector.record import COMPLETE, SNAPPED, Record
 from dissector.source import Source, SourceError
 from tests.helpers import PCAPS, needs_memfd
@@ -71,7 +71,7 @@ def _noting(function: Callable[..., Any], names: list[str]) -> Callable[..., Any
 
 
 @needs_memfd
-@pytest.mark.parametrize("rows", [40, 1 << 14], ids=["few rows", "many rows"])
+@pytest.mark.parametrize("rows", [40, 1 << 15], ids=["few rows", "many rows"])
 @pytest.mark.parametrize("ending", [".pcap", ".pcapng"])
 def test_blocks_of_many_pieces(ending: str, rows: int, small: None, monkeypatch: pytest.MonkeyPatch,
                                tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_blocks_of_many_pieces(ending: str, rows: int, small: None, monkeypatch:
             assert through.export(table).equals(here.export(table)), table
 
 
-@pytest.mark.parametrize("rows", [40, 1 << 14], ids=["few rows", "many rows"])
+@pytest.mark.parametrize("rows", [40, 1 << 15], ids=["few rows", "many rows"])
 @pytest.mark.parametrize("ending", [".pcap", ".pcapng"])
 def test_reading_goes_on_from_every_block(ending: str, rows: int, monkeypatch: pytest.MonkeyPatch,
                                           tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_reading_goes_on_from_every_block(ending: str, rows: int, monkeypatch: p
 def test_many_octets_without_a_packet(small: None, tmp_path: Path) -> None:
     """They take no slot away: none would come back."""
     packets = [files.enhanced(*packet) for packet in files.frames(Wire(stream.plain()))]
-    path, size = tmp_path / "capture.pcapng", (ahead.SLOTS + 2) * BLOCK
+    path, size = tmp_path / "capture.pcapng", (ahead.SLOTS + 2) * SPAN
     with path.open("wb") as out:
         out.write(files.pcapng_start() + b"".join(packets[:9]) + struct.pack("<II", 0xBAD, size))
         out.seek(size - 12, os.SEEK_CUR)
