@@ -71,7 +71,7 @@ def _noting(function: Callable[..., Any], names: list[str]) -> Callable[..., Any
 
 
 @needs_memfd
-@pytest.mark.parametrize("rows", [40, 1 << 15], ids=["few rows", "many rows"])
+@pytest.mark.parametrize("rows", [40, 1 << 14], ids=["few rows", "many rows"])
 @pytest.mark.parametrize("ending", [".pcap", ".pcapng"])
 def test_blocks_of_many_pieces(ending: str, rows: int, small: None, monkeypatch: pytest.MonkeyPatch,
                                tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_blocks_of_many_pieces(ending: str, rows: int, small: None, monkeypatch:
             assert through.export(table).equals(here.export(table)), table
 
 
-@pytest.mark.parametrize("rows", [40, 1 << 15], ids=["few rows", "many rows"])
+@pytest.mark.parametrize("rows", [40, 1 << 14], ids=["few rows", "many rows"])
 @pytest.mark.parametrize("ending", [".pcap", ".pcapng"])
 def test_reading_goes_on_from_every_block(ending: str, rows: int, monkeypatch: pytest.MonkeyPatch,
                                           tmp_path: Path) -> None:
