@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import analysis
-from dissector import connection, engine, findings, packets, segments, streams
+from dissector import connection, container, engine, findings, packets, segments, streams
 from dissector import protocol as p
 from dissector.compression import zstd
 from dissector.engine import Engine
@@ -340,7 +340,7 @@ def test_interfaces_and_sections_without_end(tmp_path: Path, frames: list[tuple[
     assert result.framed() == Wire(COLO).expected()
     assert len(result.engine.files[0].places) <= 2
     assert result.engine.files[0].drops == 1, "counted once, and not for an interface that is none"
-    monkeypatch.setattr(packets, "INTERFACES_MAX", 10)
+    monkeypatch.setattr(container, "INTERFACES_MAX", 10)
     (fault,) = (f.text for f in read(tmp_path / "x").engine.findings if f.rule == "damaged_file")
     assert "more than 10 interfaces" in fault
 
