@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dissector.compiled import OctetBuffer, Table, Table32, WordTable, compiled, copy_octets, kernel
-from dissector.headers import NO_LINK, NO_PACKET, _be, _le, read_headers
+from dissector.headers import NO_LINK, NO_PACKET, _u32, read_headers
 from dissector.octets import IN_MEMORY
 from dissector.pread import read_at
 
@@ -50,11 +50,6 @@ _MULTIPLY, _DIVIDE, _SHIFT = range(3)
 
 # why a hop kernel came back
 _MORE, _SPECIAL, _DAMAGED, _FULL = range(4)
-
-
-@compiled
-def _u32(data, p, big):  # type: ignore[no-untyped-def]
-    return np.int64(_be(data, p, 4) if big else _le(data, p, 4))
 
 
 @compiled

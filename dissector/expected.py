@@ -13,9 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from dissector.compiled import compiled
-from dissector.container import _u32
 from dissector.fields import BIG_ENDIAN, HEADER_SIZE, fixed_size
-from dissector.headers import ACK, FIN, RST, SYN
+from dissector.headers import ACK, FIN, RST, SYN, _u32
 from dissector.octets import fetch
 from dissector.protocol import ALIGNMENT, BODY_LENGTH_MAX, FORWARD, RECORD_HEADER, RECORDS, STATES, State
 from dissector.record import KEPT_MAX

@@ -90,6 +90,11 @@ def _le(data, p, n):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def _u32(data, p, big):  # type: ignore[no-untyped-def]
+    return np.int64(_be(data, p, 4) if big else _le(data, p, 4))
+
+
+@compiled
 def _be16(data, p):  # type: ignore[no-untyped-def]
     return np.int64(_be(data, p, 2))
 

@@ -14,7 +14,6 @@ import numpy as np
 
 from dissector.compiled import compiled, copy_octets
 from dissector.pread import read_at
-from dissector.table import zeros
 
 IN_MEMORY = -1
 """In place of the number of an open file."""
@@ -32,7 +31,7 @@ class InFile:
     def room(self, count: int) -> np.ndarray:
         """Room for so many octets.  The same each time: the system would have to clear new memory."""
         if len(self._room) < count:
-            self._room = zeros((count,), np.uint8)
+            self._room = np.empty(count, np.uint8)
         return self._room[:count]
 
     def close(self) -> None:

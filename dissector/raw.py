@@ -14,9 +14,10 @@ import numpy as np
 from dissector.conformance import Conformance
 from dissector.findings import Finding
 from dissector.framing import Framer
+from dissector.octets import NO_OCTETS
 from dissector.protocol import FORWARD, SENDER, XEN_COLO
 from dissector.record import Record
-from dissector.streams import GIVEN, OFFSET, RANGE_COLUMNS, SIZE, Run
+from dissector.streams import GIVEN, NO_ACKS, OFFSET, RANGE_COLUMNS, SIZE, Run
 from dissector.syncpoints import Tracker, one_sided
 
 
@@ -44,7 +45,7 @@ class RawStream:
         row[0, OFFSET], row[0, SIZE], row[0, GIVEN] = self._size, len(octets), len(octets)
         self._size += len(octets)
         return self._judged(self._framer.feed(
-            Run(row, np.zeros((0, 3), np.int64), octets, np.zeros(0, np.uint8))))
+            Run(row, NO_ACKS, octets, NO_OCTETS)))
 
     def finish(self, *, cut: bool = False) -> list[Record]:
         """The stream has ended; `cut`: what was fed is known not to be all of it."""

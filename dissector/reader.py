@@ -70,13 +70,13 @@ class Reader:
         self._next = first
 
     def __iter__(self) -> Generator[Packets, None, None]:
-        container, hand, are_left = self.container, self._hand, False
+        container, hand, passes, are_left = self.container, self._hand, self._file != IN_MEMORY, False
         n: int | None = None
         while n != 0 and not container.fault:
             slot, before, start, rows = next(self._slots), self._snapshot(), hand.position, 0
             if not are_left:
                 hand.keep()
-            origin, stop = start - (hand.at if self._file == IN_MEMORY else 0), start + SPAN
+            origin, stop = (start if passes else start - hand.at), start + SPAN
             while True:
                 if not are_left:  # packets, of the octets in hand
                     n = self.source.readinto(hand.room(self._piece))
@@ -89,10 +89,10 @@ class Reader:
                 rows, are_left = container.take(hand, slot, origin, rows, self._file, self._piece, stop)
                 if hand.place > place:
                     self.source.skip_to(hand.place)
-                is_full = hand.place >= stop if self._file != IN_MEMORY else hand.end == 2 * BLOCK
+                is_full = hand.place >= stop if passes else hand.end == len(hand.data)
                 if are_left or container.fault or is_full or (n or 0) < self._piece or not self.source.seekable:
                     break
-                if self._file != IN_MEMORY:
+                if passes:
                     hand.keep()
             if rows or n is None:  # a moment in which nothing came
                 yield self._packets(slot, rows, before, start, origin)

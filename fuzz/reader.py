@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-import os
+from dataclasses import replace
 
 from dissector.headers import CAPTURED, LENGTH, POSITION
+from dissector.octets import InFile, Passing
 from dissector.packets import Packets
 from dissector.reader import Reader
 from dissector.segments import PACKET, Streams
@@ -70,11 +71,10 @@ def _assert_they_may_pass(name: str, found: Found) -> None:
     with Source(name) as source:
         if source.compression:
             return
-        reader = Reader(source, passing=True)
+        reader, file = Reader(source, passing=True), InFile(source.fileno())
         for block in reader:
-            packets += [(int(t), int(link), int(w), os.pread(source.fileno(), c, block.origin + p))
-                        for t, link, w, p, c in zip(block.time, block.link, block.wire, block.position.tolist(),
-                                                    block.captured.tolist(), strict=True)]
+            end = int((block.position + block.captured).max())
+            packets += _rows(replace(block, octets=Passing(file, block.origin, int(block.position.min()), end)))
     assert (packets, reader.container.fault) == (found[0], found[2])
 
 
