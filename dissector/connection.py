@@ -15,6 +15,7 @@ from dissector.conformance import Conformance
 from dissector.direction import Direction, Unread
 from dissector.expected import NOT_KNOWN, SILENT, Expected
 from dissector.findings import Finding
+from dissector.octets import Block
 from dissector.opening import direction_of, may_open, proxy_message
 from dissector.passage import Passage
 from dissector.protocol import (
@@ -40,7 +41,6 @@ from dissector.protocol import (
 from dissector.proxy import Conversation, Message
 from dissector.record import Record
 from dissector.seeker import Seeker
-from dissector.segments import Segments
 from dissector.streams import (
     ACKS_MAX,
     COVERS,
@@ -169,10 +169,11 @@ class Connection:
         primary = self.primary_side or 0
         return primary if direction == FORWARD else 1 - primary
 
-    def feed(self, segments: Segments, rows: np.ndarray, unseen: tuple[int, int] = (0, 0)) -> list[Record]:
-        """The records that these segments complete; `unseen`: octets of each side that passed behind them."""
-        self._turns.note(segments, rows)
-        records = self._take(self.stream.feed(segments, rows, unseen))
+    def feed(self, rows: np.ndarray, data: Block, unseen: tuple[int, int] = (0, 0)) -> list[Record]:
+        """The records that these segments complete (rows of `dissector.segments.Segments`, whose octets are in
+        `data`); `unseen`: octets of each side that passed behind them."""
+        self._turns.note(rows)
+        records = self._take(self.stream.feed(rows, data, unseen))
         for side, direction in enumerate(self._directions):
             direction.reach(self.stream.passed(side))
         for side in (0, 1):

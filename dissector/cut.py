@@ -13,7 +13,7 @@ from dissector.engine import Engine
 from dissector.errors import CannotDo
 from dissector.packets import Packets
 from dissector.reader import Reader
-from dissector.segments import PACKET, STREAM, Streams
+from dissector.segments import SEGMENT_FRAME, STREAM, Streams
 from dissector.source import Source
 
 _MAGIC_NS = 0xA1B23C4D
@@ -55,7 +55,7 @@ def cut(engine: Engine, path: str, connections: set[int],
 def _of(streams: Streams, packets: Packets, connections: set[int]) -> np.ndarray:
     mask = np.zeros(len(packets), np.bool_)
     rows = streams.scan(packets).rows
-    mask[rows[np.isin(rows[:, STREAM], list(connections)), PACKET]] = True
+    mask[rows[np.isin(rows[:, STREAM], list(connections)), SEGMENT_FRAME] - packets.first] = True
     return mask
 
 

@@ -231,7 +231,7 @@ class Engine:
         stream = connection.stream
         self._held -= stream.held_octets
         stream.limit = min(HELD_OCTETS, (HELD_MAX - self._held) // 4)
-        records = connection.feed(segments, rows, self.streams.take_passed(connection.number))
+        records = connection.feed(rows, segments.packets.octets, self.streams.take_passed(connection.number))
         self._held += connection.stream.held_octets
         if self.trace is not None:
             self.trace.take(connection.number, segments, rows)

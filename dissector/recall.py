@@ -13,7 +13,7 @@ from dissector.headers import CAPTURED, FLAGS, LENGTH, POSITION, SEQUENCE, SIDE,
 from dissector.protocol import BODY_LENGTH_MAX
 from dissector.reader import Reader
 from dissector.record import COMPLETE, Record
-from dissector.segments import PACKET, STREAM, Segments, Streams
+from dissector.segments import SEGMENT_FRAME, STREAM, Segments, Streams
 from dissector.source import Source
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def segment_in(engine: Engine, frame: int,
     None if it carries none of one of our streams.  `near` gives a stream offset of a connection
     and direction that is less than 2 GiB away: sequence numbers wrap."""
     for segments in _segments_from(engine, frame):
-        rows = segments.rows[segments.rows[:, PACKET] == frame - segments.packets.first]
+        rows = segments.rows[segments.rows[:, SEGMENT_FRAME] == frame]
         for row in rows[rows[:, LENGTH] > 0]:
             ends = [segments.endpoint(int(row[STREAM]), i) for i in (0, 1)]
             for connection in engine.ours():
@@ -101,7 +101,7 @@ def _pieces(engine: Engine, segments: Segments, record: Record) -> Iterator[tupl
     """(offset within the record, position in the block, octets) of what is there of it."""
     connection = engine.connections[record.connection]
     side = connection.side(record.direction)
-    frames = segments.packets.first + segments.rows[:, PACKET]
+    frames = segments.rows[:, SEGMENT_FRAME]
     last = max(record.frame, record.last_frame) or frames[-1:].max(initial=0)
     rows = segments.rows[(segments.rows[:, SIDE] == side) & (segments.rows[:, LENGTH] > 0)
                          & (frames >= record.first_frame) & (frames <= last)]

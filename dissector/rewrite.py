@@ -34,7 +34,7 @@ from dissector.packets import Packets
 from dissector.protocol import DIRECTIONS
 from dissector.recall import signed
 from dissector.record import Record
-from dissector.segments import COLUMNS, PACKET, STREAM, Segments, Streams
+from dissector.segments import COLUMNS, SEGMENT_FRAME, SEGMENT_TIME, STREAM, Streams
 from dissector.streams import FRAME, GIVEN, HOLE, OFFSET, Stream
 from dissector.table import KEY, fill_slots, larger, no_slots, secret_numbers, slot_of, zeros
 
@@ -171,8 +171,9 @@ class Rewriter:
             followed = self.followed[number]
             mine = np.flatnonzero(streams == number)
             rows = np.zeros((len(mine), COLUMNS), np.int64)
-            rows[:, :STREAM], rows[:, STREAM], rows[:, PACKET] = headers[mine, :STREAM], number, mine
-            runs = followed.assembly.feed(Segments(packets, rows, followed.streams), rows)
+            rows[:, :STREAM], rows[:, STREAM] = headers[mine, :STREAM], number
+            rows[:, SEGMENT_FRAME], rows[:, SEGMENT_TIME] = packets.first + mine, packets.time[mine]
+            runs = followed.assembly.feed(rows, packets.octets)
             for side, run in enumerate(runs):
                 new = np.concatenate((run.rows, followed.assembly.held(side).rows))
                 new = new[(new[:, HOLE] == 0) & (new[:, FRAME] >= packets.first) & (new[:, GIVEN] > 0)]

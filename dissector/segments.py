@@ -52,8 +52,8 @@ from dissector.packets import Packets
 from dissector.table import KEY, fill_slots, larger, no_slots, secret_numbers, slot_of, zeros
 
 # columns of a segment: SIDE to CAPTURED as those of its headers, and
-STREAM, PACKET, UNSEEN, UNSEEN_OTHER = 7, 8, 9, 10
-COLUMNS = 11
+STREAM, SEGMENT_FRAME, SEGMENT_TIME, UNSEEN, UNSEEN_OTHER = range(7, 12)
+COLUMNS = 12
 
 TURN = 1 << 16
 """In FLAGS: the octets before this segment's were the other side's, or there were none."""
@@ -85,11 +85,11 @@ _OPENINGS, _HOPS = lend(opening.WORDS, Words), lend(HOPS, Tables)
 class Segments:
     """TCP segments of one block, in capture order: an int64 matrix with a row for each.
 
-    Columns (constants of this module): STREAM as Wireshark's tcp.stream; PACKET, the row in
-    `packets`; SIDE, SEQUENCE, ACKNOWLEDGEMENT, FLAGS, POSITION, LENGTH and CAPTURED as in
-    `dissector.headers.Headers`; UNSEEN and UNSEEN_OTHER, octets of this side and of the other that passed in front
-    of it since the row before, in order and complete.  Streams that were found uninteresting are left out, and
-    segments that nobody needs (`dissector.expected`).
+    Columns (constants of this module): STREAM as Wireshark's tcp.stream; SEGMENT_FRAME and SEGMENT_TIME, running
+    number of the packet and its time (ns since the epoch); SIDE, SEQUENCE, ACKNOWLEDGEMENT, FLAGS, POSITION, LENGTH
+    and CAPTURED as in `dissector.headers.Headers`; UNSEEN and UNSEEN_OTHER, octets of this side and of the other that
+    passed in front of it since the row before, in order and complete.  Streams that were found uninteresting are left
+    out, and segments that nobody needs (`dissector.expected`).
     """
 
     packets: Packets
@@ -466,6 +466,6 @@ def _scan(data: Octets, file: int, origin: int, ends: WordTable, headers: Table3
             ours[PASSED], others[PASSED] = 0, 0
         for column in range(STREAM):
             row[column] = header[column]
-        row[FLAGS], row[STREAM], row[PACKET] = flags, stream, i
+        row[FLAGS], row[STREAM], row[SEGMENT_FRAME], row[SEGMENT_TIME] = flags, stream, first_packet + i, time
         filled += 1
     return len(headers), _without_ignored(rows, filled, streams) if turned_out_foreign else filled, count

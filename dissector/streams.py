@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dissector.compiled import Numbers, OctetBuffer, Octets, Table, Tables, compiled, copy_octets, kernel, lend
+from dissector.compiled import OctetBuffer, Octets, Table, Tables, compiled, copy_octets, kernel, lend
 from dissector.expected import NOT_KNOWN, SILENT
 from dissector.headers import ACK, ACKNOWLEDGEMENT, CAPTURED, FIN, FLAGS, LENGTH, POSITION, RST, SEQUENCE, SIDE, SYN
 from dissector.octets import NO_OCTETS, Block, copy_from, where
-from dissector.segments import COLUMNS, PACKET, UNSEEN, UNSEEN_OTHER, Segments
+from dissector.segments import COLUMNS, SEGMENT_FRAME, SEGMENT_TIME, UNSEEN, UNSEEN_OTHER
 
 GRACE = 3_000_000_000
 """ns for which a hole that an ACK covers may still be filled: captures on several queues show an
@@ -54,7 +54,6 @@ _UNKNOWN, _WAITING, _RUNNING = range(3)
 _NOWHERE = -(1 << 62)
 
 _NO_ROWS = np.zeros((0, COLUMNS), np.int64)
-_NO_TIMES = np.zeros(0, np.int64)
 NO_ACKS = np.zeros((0, 3), np.int64)
 _NO_HELD, _NO_HELD_ACKS = np.zeros((2, 0, RANGE_COLUMNS), np.int64), np.zeros((2, 0, 3), np.int64)
 """Of both sides."""
@@ -135,17 +134,17 @@ class Stream:
         self.syn = [False, False]
         self.reset = False
 
-    def feed(self, segments: Segments, rows: np.ndarray, unseen: tuple[int, int] = (0, 0)) -> tuple[Run, Run]:
-        """Take these rows of the segments, in capture order; a run (maybe empty) for each side.  `unseen`: octets of
-        each side that came behind them, in order and complete, and are not wanted."""
-        packets = segments.packets
-        return self._advance(rows, packets.time, packets.first, packets.octets, False, unseen=unseen)
+    def feed(self, rows: np.ndarray, data: Block, unseen: tuple[int, int] = (0, 0)) -> tuple[Run, Run]:
+        """Take these segments (rows of `dissector.segments.Segments`), in capture order, whose octets are in `data`:
+        a run (maybe empty) for each side.  `unseen`: octets of each side that came behind them, in order and
+        complete, and are not wanted."""
+        return self._advance(rows, data, False, unseen=unseen)
 
     def finish(self) -> tuple[Run, Run]:
         """Nothing more will come: give up every hole."""
         if not self.waits:
             return NO_RUN, NO_RUN
-        return self._advance(_NO_ROWS, _NO_TIMES, 0, NO_OCTETS, True)
+        return self._advance(_NO_ROWS, NO_OCTETS, True)
 
     def open(self, side: int, sequence: int, ended: bool) -> None:
         """The SYN of a side was seen: its first octet has this sequence number; `ended`: so has its
@@ -175,7 +174,7 @@ class Stream:
 
     def tick(self, now: int) -> tuple[Run, Run]:
         """Nothing has come, and it is `now` (ns): give up the holes that have waited long enough."""
-        return self._advance(_NO_ROWS, _NO_TIMES, 0, NO_OCTETS, False, now)
+        return self._advance(_NO_ROWS, NO_OCTETS, False, now)
 
     @property
     def waits(self) -> bool:
@@ -187,7 +186,7 @@ class Stream:
         if self._state[side, _STATE] == _WAITING:
             self._state[side, _NEXT] = self._held[side, 0, OFFSET]
             self._state[side, _STATE] = _RUNNING
-        return self._advance(_NO_ROWS, _NO_TIMES, 0, NO_OCTETS, False)
+        return self._advance(_NO_ROWS, NO_OCTETS, False)
 
     def waits_for_start(self, side: int) -> bool:
         """Whether octets are held because the stream's start is not known yet."""
@@ -234,8 +233,8 @@ class Stream:
         """Octets that wait, of both directions."""
         return sum(len(kept) for kept in self._kept)
 
-    def _advance(self, rows: np.ndarray, times: np.ndarray, first: int, data: Block,
-                 final: bool, now: int = 0, unseen: tuple[int, int] = (0, 0)) -> tuple[Run, Run]:
+    def _advance(self, rows: np.ndarray, data: Block, final: bool, now: int = 0,
+                 unseen: tuple[int, int] = (0, 0)) -> tuple[Run, Run]:
         waiting, waiting_acks = self._held.shape[1], self._acks.shape[1]
         # A segment fills gaps between held ranges, and leaves at most one gap more than it found.
         room = 2 * waiting + 3 * len(rows) + 8
@@ -246,8 +245,7 @@ class Stream:
             held[:, :waiting] = self._held
         if waiting_acks:
             acks[:, :waiting_acks] = self._acks
-        syn, other_syn, reset = _assemble(rows, times, first, self._lent_state, held, acks, out, final, self.limit,
-                                          now)
+        syn, other_syn, reset = _assemble(rows, self._lent_state, held, acks, out, final, self.limit, now)
         self.syn = [self.syn[0] or bool(syn), self.syn[1] or bool(other_syn)]
         self.reset |= bool(reset)
         for side in (0, 1):
@@ -290,8 +288,8 @@ class Stream:
 
 
 @kernel
-def _assemble(rows: Table, times: Numbers, first: int, state: Table, held: Tables, acks: Tables, out: Tables,
-              final: bool, limit: int, now: int) -> tuple[int, int, int]:
+def _assemble(rows: Table, state: Table, held: Tables, acks: Tables, out: Tables, final: bool, limit: int,
+              now: int) -> tuple[int, int, int]:
     """Run the segments of one connection through both directions' states, in capture order; `now`: the time
     that it is behind the last one, 0: what that one says.  Whether the one side's SYN, the other's, a RST came."""
     syn, other_syn, reset = 0, 0, 0
@@ -301,7 +299,7 @@ def _assemble(rows: Table, times: Numbers, first: int, state: Table, held: Table
     for i in range(len(rows)):
         row = rows[i]
         side = row[SIDE]
-        frame, time = first + row[PACKET], times[row[PACKET]]
+        frame, time = row[SEGMENT_FRAME], row[SEGMENT_TIME]
         sequence, length, captured, flags = (row[SEQUENCE], row[LENGTH], row[CAPTURED], row[FLAGS])
         mine, theirs = state[side], state[1 - side]
         if row[UNSEEN] or row[UNSEEN_OTHER]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from dissector.headers import ACK, ACKNOWLEDGEMENT, FLAGS, LENGTH, POSITION, SEQUENCE, SIDE, SYN, header_length
 from dissector.recall import signed
-from dissector.segments import PACKET, Segments
+from dissector.segments import SEGMENT_FRAME, SEGMENT_TIME, Segments
 
 NEW, RETRANSMISSION, LATE = "new", "retransmission", "late"
 """What a segment's octets are: beyond all others; some were seen before; in front of others, and seen for
@@ -53,15 +53,15 @@ class Trace:
         packets = segments.packets
         at = rows[:, POSITION] - header_length(rows[:, FLAGS])
         kept = np.empty(len(rows), _KEPT)
-        kept["frame"] = packets.first + rows[:, PACKET]
-        kept["time_ns"] = packets.time[rows[:, PACKET]]
+        kept["frame"] = rows[:, SEGMENT_FRAME]
+        kept["time_ns"] = rows[:, SEGMENT_TIME]
         kept["side"], kept["length"] = rows[:, SIDE], rows[:, LENGTH]
         kept["sequence"], kept["acknowledgement"] = rows[:, SEQUENCE], rows[:, ACKNOWLEDGEMENT]
         kept["flags"] = rows[:, FLAGS] & 0xFF
         kept["window"] = packets.data[at + 14].astype(np.int32) << 8 | packets.data[at + 15]
         self._kept[connection].append(kept)
         for row, begin in zip(rows[kept["flags"] & SYN != 0], at[kept["flags"] & SYN != 0], strict=True):
-            packet = int(row[PACKET])
+            packet = int(row[SEGMENT_FRAME]) - packets.first
             end = min(int(row[POSITION]), int(packets.position[packet] + packets.captured[packet]))
             scales = self._scales.setdefault(connection, [None, None])
             scales[row[SIDE]] = _scale(packets.data[begin + 20:end].tobytes())

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from dissector.headers import FLAGS
-from dissector.segments import PACKET, TURN, Segments
+from dissector.segments import SEGMENT_FRAME, TURN
 
 _KEPT = 1 << 13
 """Turns that are remembered: those of the octets that wait behind a hole, and far more."""
@@ -22,12 +22,11 @@ class Turns:
         self._first = 0
         self._both = False
 
-    def note(self, segments: Segments, rows: np.ndarray) -> None:
-        """Take segments of the connection, in capture order."""
-        turns = rows[:, PACKET].compress(rows[:, FLAGS] & TURN)
-        if not len(turns):
+    def note(self, rows: np.ndarray) -> None:
+        """Take segments of the connection (rows of `dissector.segments.Segments`), in capture order."""
+        frames = rows[:, SEGMENT_FRAME].compress(rows[:, FLAGS] & TURN).tolist()
+        if not frames:
             return
-        frames = (turns + segments.packets.first).tolist()
         self._both |= len(frames) > (self._first == 0)
         self._first = self._first or frames[0]
         self._frames |= dict.fromkeys(frames)

@@ -9,7 +9,7 @@ from dissector.headers import CAPTURED, LENGTH, POSITION
 from dissector.octets import InFile, Passing
 from dissector.packets import Packets
 from dissector.reader import Reader
-from dissector.segments import PACKET, Streams
+from dissector.segments import SEGMENT_FRAME, Streams
 from dissector.source import Source, SourceError
 from fuzz.memory_file import named
 
@@ -52,11 +52,11 @@ def _read(name: str, piece: int) -> Found:
             places.append((len(packets), block.start, block.container))
             packets += _rows(block)
             rows = streams.scan(block).rows
-            ends = block.position[rows[:, PACKET]] + block.captured[rows[:, PACKET]]
+            at = rows[:, SEGMENT_FRAME] - block.first
+            ends = block.position[at] + block.captured[at]
             assert (rows[:, CAPTURED] >= 0).all()
             assert (rows[:, CAPTURED] <= rows[:, LENGTH]).all()
             assert ((rows[:, CAPTURED] == 0) | (rows[:, POSITION] + rows[:, CAPTURED] <= ends)).all()
-            rows[:, PACKET] += block.first
             segments += [tuple(int(v) for i, v in enumerate(row) if i != POSITION) for row in rows]
     fault = reader.container.fault
     assert fault is None or "\n" not in fault

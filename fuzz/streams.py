@@ -8,9 +8,8 @@ import struct
 
 import numpy as np
 
-from dissector.headers import CAPTURED, FLAGS, LENGTH, POSITION, SEQUENCE, SIDE, SYN, Headers
-from dissector.packets import Packets
-from dissector.segments import COLUMNS, PACKET, Segments, Streams
+from dissector.headers import CAPTURED, FLAGS, LENGTH, POSITION, SEQUENCE, SIDE, SYN
+from dissector.segments import COLUMNS
 from dissector.streams import FRAME, GIVEN, HOLE, OFFSET, SIZE, TIME, Run, Stream
 
 _SEGMENT = struct.Struct("<BBhBBhI")
@@ -44,21 +43,17 @@ def _segments(octets: bytes) -> tuple[np.ndarray, np.ndarray]:
         now += delay
         times[i] = now
         rows[i] = (side, sequence, acknowledgement, flags & 23, (i * 37) % 2048, length,
-                   min(captured, length), 0, i, 0, 0)
+                   min(captured, length), 0, 1 + i, now, 0, 0)
     return rows, times
 
 
 def _fed(rows: np.ndarray, times: np.ndarray, ends: list[int]) -> tuple[list[Row], ...]:
     stream, begin = Stream(), 0
     found: tuple[list[Row], ...] = ([], [])
-    zero = np.zeros(len(rows), np.int64)
     for end in ends:
         part = rows[begin:end].copy()
-        part[:, PACKET] -= begin
         data = _DATA.copy()
-        packets = Packets(data, zero[begin:end], zero[begin:end], zero[begin:end], times[begin:end],
-                          zero[begin:end], zero[begin:end], Headers.empty(end - begin), begin + 1)
-        runs = stream.feed(Segments(packets, part, Streams.__new__(Streams)), part)
+        runs = stream.feed(part, data)
         _take(stream, runs, rows, times, found)
         data[:] = 0xEE  # the block is gone
         begin = end

@@ -62,7 +62,7 @@ def octets_of(path: Path) -> dict[tuple[int, str], bytes]:
             segments = table.scan(packets)
             for number, stream in streams.items():
                 rows = segments.rows[segments.rows[:, STREAM] == number]
-                for side, run in enumerate(stream.feed(segments, rows)):
+                for side, run in enumerate(stream.feed(rows, packets.octets)):
                     pieces.setdefault((number, side), []).extend(
                         run.octets(i, 0, int(run.rows[i, SIZE])) for i in range(len(run.rows)))
     return {(number, engine.connections[number].direction(side)): b"".join(octets)

@@ -21,11 +21,10 @@ from dissector.engine import Engine
 from dissector.errors import CannotDo
 from dissector.explain import explain
 from dissector.fields import LITTLE_ENDIAN, words
-from dissector.headers import ACK, CAPTURED, FLAGS, LENGTH, SEQUENCE, SYN, Headers
-from dissector.packets import Packets
+from dissector.headers import ACK, CAPTURED, FLAGS, LENGTH, SEQUENCE, SYN
 from dissector.reader import Reader
 from dissector.record import Record
-from dissector.segments import COLUMNS, PACKET, Segments, Streams
+from dissector.segments import COLUMNS, SEGMENT_FRAME, SEGMENT_TIME, Streams
 from dissector.source import Source
 from dissector.streams import OFFSET, SIZE, Stream
 from tests.helpers import Read, collect, read
@@ -430,12 +429,11 @@ def test_octets_in_front_of_a_syn_that_comes_late(distance: int) -> None:
     rows = np.zeros((3, COLUMNS), np.int64)
     for i, (sequence, flags, length) in enumerate((
             ((5000 + distance) & 0xFFFFFFFF, ACK, 40), (4999, SYN | ACK, 0), (5000, ACK, 40))):
-        rows[i, [SEQUENCE, FLAGS, LENGTH, CAPTURED, PACKET]] = sequence, flags, length, length, i
-    # Long after the SYN: a hole of no octets is none.
-    data, times, none = np.zeros(99, np.uint8), np.array([1, 10**12, 2 * 10**12]), np.zeros(3, np.int64)
-    block = Segments(Packets(data, none, none, none, times, none, none, Headers.empty(3), 1), rows, Streams())
+        # Long after the SYN: a hole of no octets is none.
+        rows[i, [SEQUENCE, FLAGS, LENGTH, CAPTURED, SEGMENT_FRAME, SEGMENT_TIME]] = (
+            sequence, flags, length, length, 1 + i, i * 10**12 + 1)
     following = Stream()
-    ranges = [tuple(row[[OFFSET, SIZE]]) for run in (following.feed(block, rows), following.finish())
+    ranges = [tuple(row[[OFFSET, SIZE]]) for run in (following.feed(rows, np.zeros(99, np.uint8)), following.finish())
               for row in run[0].rows]
     assert ranges == ([(0, 40), (40, 40)] if distance == 40 else [(0, 40)])
     assert following.counts(0)[0] == (distance not in (0, 40))
