@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import csv
 import io
-import json
+import os
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.escape import cell, printable
@@ -54,7 +53,8 @@ def write_text(text: str, path: str | None) -> None:
         sys.stdout.flush()
         return
     try:
-        Path(path).write_text(text, encoding="utf-8")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
     except OSError as error:
         raise OutputError(f"{path}: {error.strerror or error}") from None
 
@@ -62,11 +62,11 @@ def write_text(text: str, path: str | None) -> None:
 def write_texts(texts: dict[str, str], folder: str) -> None:
     """Write texts to files, by name, in a folder, which is made.  Raises OutputError."""
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        os.makedirs(folder, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: {error.strerror or error}") from None
     for name, text in texts.items():
-        write_text(text, str(Path(folder, name)))
+        write_text(text, os.path.join(folder, name))
 
 
 def write_parquet(frame: pd.DataFrame, path: str | None) -> None:
@@ -123,8 +123,12 @@ def _rows(columns: Columns) -> list[dict[str, Any]]:
 
 
 def _json(columns: Columns, command: str) -> str:
+    import json
+
     return json.dumps({"schema": SCHEMA, "command": command, "rows": _rows(columns)}, indent=1) + "\n"
 
 
 def _jsonl(columns: Columns, command: str) -> str:
+    import json
+
     return "".join(json.dumps(row) + "\n" for row in _rows(columns))
