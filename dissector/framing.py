@@ -611,4 +611,4 @@ class Framer:
             self._early = self._run.tail(row)
             self._head, self._head_ends = bytearray(), False
         self.passage.leave(row)
-        self._run = Run(self._run.rows.copy(), NO_ACKS, NO_OCTETS, NO_OCTETS)
+        self._run = Run(self._run.rows, NO_ACKS, NO_OCTETS, NO_OCTETS)

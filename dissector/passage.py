@@ -32,8 +32,11 @@ class Passage:
 
     def look_at(self, run: Run) -> None:
         """Take a run in hand."""
+        self._rows = run.rows
+        self._in_turn = run.in_turn and run.whole and not self._gap
+        if self._in_turn:  # as nearly always
+            return
         frames = run.rows[:, FRAME]
-        self._times = run.rows[:, TIME].copy()
         upto = np.maximum.accumulate(frames)
         self._passed_upto = np.maximum(upto, self._passed[0])
         self._gap_upto: np.ndarray | None = None
@@ -47,23 +50,30 @@ class Passage:
 
     def delivered(self, row: int) -> tuple[int, int]:
         """Frame and time after which everything up to the end of this row had passed."""
+        if self._in_turn:
+            return self._rows.item(row, FRAME), self._rows.item(row, TIME)
         frame = self._passed_upto.item(row)
         if frame == self._passed[0]:
             return self._passed
         # It is nearly always this row that showed it first, and a search takes ten times as long.
         if row and self._passed_upto.item(row - 1) == frame:
             row = int(self._passed_upto.searchsorted(frame))
-        return frame, self._times.item(row)
+        return frame, self._rows.item(row, TIME)
 
     def held_up(self, row: int) -> bool:
         """Whether it was a hole that this row waited for."""
-        return self._gap_upto is not None and self._gap_upto.item(row) > max(self._seen_upto.item(row), self._seen)
+        if self._in_turn or self._gap_upto is None:
+            return False
+        return self._gap_upto.item(row) > max(self._seen_upto.item(row), self._seen)
 
     def leave(self, row: int) -> None:
         """Let go of the run in hand; its rows from `row` on will come again."""
         if not row:
             return
         self._passed = self.delivered(row - 1)
+        if self._in_turn:
+            self._seen = self._passed[0]
+            return
         self._seen = max(self._seen_upto.item(row - 1), self._seen)
         if self._gap_upto is not None:
             self._gap = self._gap_upto.item(row - 1)

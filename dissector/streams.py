@@ -49,7 +49,7 @@ RANGE_COLUMNS = 7
 
 # state of one direction
 (_ORIGIN, _NEXT, _HIGH, _STATE, _HELD, _HELD_OCTETS, _ACKED, _ACKS, _OUT, _END, _STALE,
- _REPEATED, _CROWDED, _FAR, _FAR_COUNT, _LACKING) = range(16)
+ _REPEATED, _CROWDED, _FAR, _FAR_COUNT, _LAST, _LATE, _LACKING) = range(18)
 _UNKNOWN, _WAITING, _RUNNING = range(3)
 _NOWHERE = -(1 << 62)
 
@@ -67,7 +67,8 @@ class Run:
     the snap length), PLACE of the octets (an index into `data`, or ~index into `kept`), FRAME and
     TIME that first showed them (of a hole: the first ACK that covers it, 0 without one), HOLE.
     `acks` (int64): what the peer acknowledged: COVERS every octet below, ACK_FRAME, ACK_TIME.
-    `whole`: no range is a hole or was cut.
+    `whole`: no range is a hole or was cut.  `in_turn`: none was shown by an earlier frame than one before it in the
+    stream.
     """
 
     rows: np.ndarray
@@ -75,6 +76,7 @@ class Run:
     data: Block
     kept: np.ndarray
     whole: bool = False
+    in_turn: bool = False
 
     @property
     def begin(self) -> int:
@@ -99,12 +101,12 @@ class Run:
 
     def from_row(self, row: int) -> Run:
         """The ranges from `row` on, of the same block."""
-        return Run(self.rows[row:], NO_ACKS, self.data, self.kept, self.whole)
+        return Run(self.rows[row:], NO_ACKS, self.data, self.kept, self.whole, self.in_turn)
 
     def tail(self, row: int) -> Run:
         """The ranges from `row` on, with octets of their own that outlive the block."""
         rows = self.rows[row:].copy()
-        return Run(rows, NO_ACKS, NO_OCTETS, _kept(rows, self.data, self.kept), self.whole)
+        return Run(rows, NO_ACKS, NO_OCTETS, _kept(rows, self.data, self.kept), self.whole, self.in_turn)
 
     def behind(self, early: Run | None) -> Run:
         """This run with the ranges of an earlier `tail` in front."""
@@ -113,7 +115,8 @@ class Run:
         rows = early.rows.copy()
         rows[:, PLACE] -= len(self.kept)
         return Run(np.concatenate((rows, self.rows)), self.acks, self.data,
-                   np.concatenate((self.kept, early.kept)), self.whole and early.whole)
+                   np.concatenate((self.kept, early.kept)), self.whole and early.whole,
+                   self.in_turn and early.in_turn)
 
 
 NO_RUN = Run(np.zeros((0, RANGE_COLUMNS), np.int64), NO_ACKS, NO_OCTETS, NO_OCTETS)
@@ -252,8 +255,9 @@ class Stream:
             if unseen[side]:
                 self.skip(side, unseen[side])
         states = self._state.tolist()
-        one, other = (Run(out[side, :state[_OUT]], acks[side, :state[_ACKS]], data, self._kept[side],
-                          not state[_LACKING])
+        # Rows of their own: some are kept for longer than the room that `out` has.
+        one, other = (Run(out[side, :state[_OUT]].copy(), acks[side, :state[_ACKS]], data, self._kept[side],
+                          not state[_LACKING], not state[_LATE])
                       for side, state in enumerate(states))
         self._retain(states, held, data)
         self._retain_acks(states, acks)
@@ -294,7 +298,7 @@ def _assemble(rows: Table, state: Table, held: Tables, acks: Tables, out: Tables
     that it is behind the last one, 0: what that one says.  Whether the one side's SYN, the other's, a RST came."""
     syn, other_syn, reset = 0, 0, 0
     for s in range(2):
-        state[s, _OUT], state[s, _LACKING] = 0, 0
+        state[s, _OUT], state[s, _LACKING], state[s, _LATE] = 0, 0, 0
         _drain(state[s], held[s], out[s])
     for i in range(len(rows)):
         row = rows[i]
@@ -454,6 +458,8 @@ def _emit(mine, out, offset, size, given, place, frame, time, hole):  # type: ig
     row[FRAME], row[TIME], row[HOLE] = frame, time, hole
     mine[_OUT] += 1
     mine[_LACKING] |= given < size
+    mine[_LATE] |= frame < mine[_LAST]
+    mine[_LAST] = max(mine[_LAST], frame)
     mine[_NEXT] = offset + size
 
 
