@@ -68,7 +68,7 @@ def _hop(state: State, number: int) -> tuple[int, int, int]:
     """(body length, row behind a record of that length, row behind one of any other) for a record number."""
     size, rows = -1, [NOWHERE, NOWHERE]
     for structure in state.numbered(number):
-        behind = _ROWS.get(state.after(structure) or state.name, NOWHERE)
+        behind = _ROWS.get(state.behind(structure).name, NOWHERE)
         if structure.layer == state.layer:
             return size, rows[0] if size >= 0 else behind, behind
         if size >= 0 or fixed_size(structure) is None:

@@ -91,6 +91,8 @@ class _Shape:
     body_length: int | None
     length: int
     order: str
+    behind: State
+    """What the direction may carry next."""
     kept: int | None = None
     """Octets in front of page contents or a blob, or all of them; None: a count among them tells."""
     shifted: bool = False
@@ -137,7 +139,7 @@ def _headed(state: State, header: bytes, order: str) -> _Shape:
     kept: int | None = padded(body_length)
     if structure and (contents := fields.keeps(structure)):
         kept = None if fields.counts_items(structure) else fields.place(structure, contents)[0]
-    return _Shape(structure, layer, number, body_length, padded(body_length), order, kept)
+    return _Shape(structure, layer, number, body_length, padded(body_length), order, state.behind(structure), kept)
 
 
 class Framer:
@@ -236,7 +238,7 @@ class Framer:
             return Expected()
         else:
             due, wanted = shape.length - have, max(0, self._keep - have)
-            state = STATES[self.state.after(shape.structure) or self.state.name]
+            state = shape.behind
         # Contents that are kept are wanted of later records, too.
         row, big = (NOWHERE, False) if self.contents else where(state, set(self._orders.values()))
         return Expected(due=due, wanted=wanted, where=row, big=big)
@@ -313,7 +315,7 @@ class Framer:
         record = self._record(shape)
         self._complete(record, end)
         self._check(record)
-        self._advance(record)
+        self._advance(record, shape.behind)
         return record
 
     def _collect(self, need: int) -> bool:
@@ -375,7 +377,7 @@ class Framer:
                 self._orders[structure.layer] = fields.announced_order(structure, head)
             order = self._orders.get(structure.layer, fields.LITTLE_ENDIAN)
         self._keep = min(size, KEPT_MAX)
-        return _Shape(structure, structure.layer, None, None, size, order)
+        return _Shape(structure, structure.layer, None, None, size, order, self.state.behind(structure))
 
     def _framed(self, head: bytes) -> _Shape:
         """A record with a record header."""
@@ -536,7 +538,9 @@ class Framer:
         if SENDER[self.direction] not in structure.senders:
             self._breach("wrong_direction", f"{record.full_name} is never sent by the "
                          f"{SENDER[self.direction]}", record)
-        octets = fields.to_judge(structure, record.octets, record.order, record.count or 0)
+        octets = record.octets
+        if len(octets) > REMEMBERED_MAX:
+            octets = fields.to_judge(structure, octets, record.order, record.count or 0)
         judge = _breaches if len(octets) <= REMEMBERED_MAX else _breaches.__wrapped__
         for rule, text in judge(structure, octets, record.order, length, record.count, record.pages, self.page_size):
             self._breach(rule, text, record)
@@ -545,13 +549,12 @@ class Framer:
         section = record.structure.section if record.structure else ""
         self._find(rule, text, record.frame, record.stream_offset, section)
 
-    def _advance(self, record: Record) -> None:
+    def _advance(self, record: Record, behind: State) -> None:
         """On to the next record."""
         if record.structure is DOMAIN_HEADER:
             self.page_size = announced_page_size(record)
         self._last_frame = record.frame
-        if then := self.state.after(record.structure):
-            self.state = STATES[then]
+        self.state = behind
         self.offset += record.length
         self._head, self._head_ends, self._need = bytearray(), False, HEADER_SIZE
         self._shape, self._first, self._touched, self._peek = None, (0, 0), COMPLETE, None

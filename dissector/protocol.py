@@ -508,6 +508,10 @@ class State:
                 return name
         return self.otherwise
 
+    def behind(self, structure: Structure | None) -> State:
+        """The state behind a structure."""
+        return STATES[self.after(structure) or self.name]
+
     def numbered(self, number: int) -> tuple[Structure, ...]:
         """The records with this number that may come, the layer's own last."""
         own = RECORDS[self.layer].get(number) if self.layer else None

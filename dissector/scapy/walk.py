@@ -95,8 +95,7 @@ class Walk:
         """This structure has been read or written; a header announces `order`."""
         if structure.order_field and not structure.length_field:
             self._orders[structure.layer] = order
-        if then := self._state.after(structure):
-            self._state = STATES[then]
+        self._state = self._state.behind(structure)
 
     def next(self, octets: bytes, final: bool = True) -> Shape | None:
         """What these octets begin with; None: more are needed (`needs`).  Raises NotOurs."""
