@@ -74,10 +74,10 @@ class Decompressor:
         if stream := getattr(self, "_stream", None):
             self._library.ZSTD_freeDStream(stream)
 
-    def decompress(self, octets: bytes, at: int, end: int, buffer: memoryview) -> tuple[int, int]:
+    def decompress(self, octets: memoryview, at: int, end: int, buffer: memoryview) -> tuple[int, int]:
         """Octets taken of octets[at:end], and put into `buffer`.  Raises LibzstdError; nothing comes out then."""
         source, target = self._in, self._out
-        source.place, source.size, source.at = ctypes.cast(ctypes.c_char_p(octets), ctypes.c_void_p).value, end, at
+        source.place, source.size, source.at = ctypes.addressof(ctypes.c_char.from_buffer(octets)), end, at
         target.place, target.size, target.at = ctypes.addressof(ctypes.c_char.from_buffer(buffer)), len(buffer), 0
         wanted = self._library.ZSTD_decompressStream(self._stream, *self._places)
         if self._library.ZSTD_isError(wanted):

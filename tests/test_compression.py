@@ -51,8 +51,11 @@ class Pieces(io.RawIOBase):
     def __init__(self, pieces: Iterator[bytes | None]) -> None:
         self._pieces = pieces
 
-    def read(self, _: int = -1) -> bytes | None:
-        return next(self._pieces, b"")
+    def readinto(self, buffer: memoryview) -> int | None:  # type: ignore[override]
+        piece = next(self._pieces, b"")
+        if piece is not None:
+            buffer[:len(piece)] = piece
+        return None if piece is None else len(piece)
 
 
 def read(kind: type, packed: bytes, size: int = 100_000) -> tuple[bytes, str]:
