@@ -38,7 +38,7 @@ class _Octets(io.RawIOBase):
 
     def __init__(self, raw: io.RawIOBase, is_pipe: bool, chunk: int = _CHUNK) -> None:
         self._raw, self._is_pipe = raw, is_pipe
-        # At the start of a page, as in the file: close behind it some processors copy at a sixth of their speed.
+        # At the start of a page, as in the file (`dissector.container.place_of` says why).
         self._room = memoryview(mmap.mmap(-1, chunk))
         self._filled = 0
         self._error: CompressionError | None = None

@@ -501,16 +501,10 @@ class State:
     final: bool = False
     """Everything has been said: the stream may end here."""
 
-    def after(self, structure: Structure | None) -> str:
-        """Name of the state behind a structure; "" if it is this one."""
-        for behind, name in self.then:
-            if behind is structure:
-                return name
-        return self.otherwise
-
     def behind(self, structure: Structure | None) -> State:
         """The state behind a structure."""
-        return STATES[self.after(structure) or self.name]
+        name = next((name for behind, name in self.then if behind is structure), self.otherwise)
+        return STATES[name or self.name]
 
     def numbered(self, number: int) -> tuple[Structure, ...]:
         """The records with this number that may come, the layer's own last."""

@@ -9,7 +9,7 @@ import struct
 import numpy as np
 
 from dissector.headers import CAPTURED, FLAGS, LENGTH, POSITION, SEQUENCE, SIDE, SYN
-from dissector.segments import COLUMNS
+from dissector.segments import COLUMNS, SEGMENT_TIME
 from dissector.streams import FRAME, GIVEN, HOLE, OFFSET, SIZE, TIME, Run, Stream
 
 _SEGMENT = struct.Struct("<BBhBBhI")
@@ -23,15 +23,14 @@ Row = tuple[int, int, int, int, int, int, bytes]
 def check(octets: bytes) -> None:
     """Ranges are contiguous, every octet is the one that the named frame carried there, and whole
     is halves is one by one."""
-    rows, times = _segments(octets)
-    whole = _fed(rows, times, [len(rows)])
-    assert _fed(rows, times, [len(rows) // 2, len(rows)]) == whole
-    assert _fed(rows, times, list(range(1, len(rows) + 1))) == whole
+    rows = _segments(octets)
+    whole = _fed(rows, [len(rows)])
+    assert _fed(rows, [len(rows) // 2, len(rows)]) == whole
+    assert _fed(rows, list(range(1, len(rows) + 1))) == whole
 
 
-def _segments(octets: bytes) -> tuple[np.ndarray, np.ndarray]:
+def _segments(octets: bytes) -> np.ndarray:
     rows = np.zeros((len(octets) // _SEGMENT.size, COLUMNS), np.int64)
-    times = np.zeros(len(rows), np.int64)
     now, at = 1, [0xFFFFFF00, 77]
     for i, (flags, how, ahead, length, captured, ack, delay) in enumerate(
             _SEGMENT.iter_unpack(octets[:len(rows) * _SEGMENT.size])):
@@ -41,31 +40,27 @@ def _segments(octets: bytes) -> tuple[np.ndarray, np.ndarray]:
         if how & 32:
             at[side] = (sequence + length) & 0xFFFFFFFF
         now += delay
-        times[i] = now
         rows[i] = (side, sequence, acknowledgement, flags & 23, (i * 37) % 2048, length,
                    min(captured, length), 0, 1 + i, now, 0, 0)
-    return rows, times
+    return rows
 
 
-def _fed(rows: np.ndarray, times: np.ndarray, ends: list[int]) -> tuple[list[Row], ...]:
+def _fed(rows: np.ndarray, ends: list[int]) -> tuple[list[Row], ...]:
     stream, begin = Stream(), 0
     found: tuple[list[Row], ...] = ([], [])
     for end in ends:
-        part = rows[begin:end].copy()
         data = _DATA.copy()
-        runs = stream.feed(part, data)
-        _take(stream, runs, rows, times, found)
+        _take(stream, stream.feed(rows[begin:end].copy(), data), rows, found)
         data[:] = 0xEE  # the block is gone
         begin = end
-    _take(stream, stream.finish(), rows, times, found)
+    _take(stream, stream.finish(), rows, found)
     for ranges in found:
         for before, after in itertools.pairwise(ranges):
             assert before[0] + before[1] == after[0], "ranges are contiguous"
     return tuple(_joined(ranges) for ranges in found)
 
 
-def _take(stream: Stream, runs: tuple[Run, Run], rows: np.ndarray, times: np.ndarray,
-          found: tuple[list[Row], ...]) -> None:
+def _take(stream: Stream, runs: tuple[Run, Run], rows: np.ndarray, found: tuple[list[Row], ...]) -> None:
     for side, run in enumerate(runs):
         assert (np.diff(run.acks[:, 0]) > 0).all(), "acknowledgements ascend"
         for i, row in enumerate(run.rows):
@@ -78,7 +73,7 @@ def _take(stream: Stream, runs: tuple[Run, Run], rows: np.ndarray, times: np.nda
             else:
                 segment = rows[int(row[FRAME]) - 1]
                 assert segment[SIDE] == side
-                assert row[TIME] == times[int(row[FRAME]) - 1]
+                assert row[TIME] == segment[SEGMENT_TIME]
                 start = int(segment[SEQUENCE]) + (1 if segment[FLAGS] & SYN else 0)
                 skip = (stream.origin(side) + offset - start) & 0xFFFFFFFF
                 assert skip + size <= segment[LENGTH]

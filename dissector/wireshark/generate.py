@@ -180,7 +180,7 @@ def _tables() -> dict[str, str]:
         "TYPE_WIDTH": str(head["type"].width), "HEADER": str(sum(f.width for f in RECORD_HEADER)),
         "ENDIAN_BIT": str(ENDIAN_BIT.low), "NO_PAGE": lua(dict.fromkeys(PFN_TYPES_WITHOUT_PAGE, True)),
         "FORWARD": lua(FORWARD), "BACK": lua(BACK),
-        "LANDMARK": lua({FORWARD: STATES[LIBXL].after(CHECKPOINT_END), BACK: STATES[START[BACK]].otherwise}),
+        "LANDMARK": lua({FORWARD: STATES[LIBXL].behind(CHECKPOINT_END).name, BACK: STATES[START[BACK]].otherwise}),
         "PAGE_SIZE": str(PAGE_SIZE),
         "FIELDS": "\n".join(_declarations()),
         "ALIASES": lua({path(s, f.name): f"{PROTO}.{alias.lower()}.{f.name}"
