@@ -8,6 +8,7 @@ record header to record header and never touches page contents.  Which record ma
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -574,7 +575,8 @@ class Framer:
     def _look_at(self, run: Run) -> None:
         rows = run.rows
         self._run = run
-        self._starts = rows[:, OFFSET].tolist()
+        # Of many rows, as behind a loss, a list would take as long as all else.
+        self._starts = array("q", rows[:, OFFSET].tobytes())
         self._limit = rows.item(-1, OFFSET) + rows.item(-1, SIZE)
         self.passage.look_at(run)
         self._lacks: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None

@@ -24,7 +24,7 @@ class Turns:
 
     def note(self, rows: np.ndarray) -> None:
         """Take segments of the connection (rows of `dissector.segments.Segments`), in capture order."""
-        frames = rows[:, SEGMENT_FRAME].compress(rows[:, FLAGS] & TURN).tolist()
+        frames = rows[np.flatnonzero(rows[:, FLAGS] & TURN), SEGMENT_FRAME].tolist()
         if not frames:
             return
         self._both |= len(frames) > (self._first == 0)
