@@ -39,7 +39,8 @@ def _print(console: Console, results: Results, left_out: Mapping[str, str], roun
         console.print(Text(text))
 
     say(f"{datetime.date.today()}, {_machine()}\n"
-        f"Whole processes, captures in the page cache, median of {rounds} runs in turn.")
+        f"Whole processes, captures in the page cache, {rounds} rounds in turn: medians; of ratios, "
+        "the median of those of each round.")
     console.print(_captures(results), _begin(results), _readers(results))
     if line := results.line():
         sizes = " / ".join(f"{row.size / GIGABYTE:.1f}" for row in results.sizes())

@@ -39,12 +39,12 @@ class Measured:
     def ratio(self) -> float | None:
         """Time, against the yardstick."""
         other = self.others.get(self.yardstick)
-        return self.ours.seconds / other.seconds if other else None
+        return self.ours.ratio(other) if other else None
 
     @property
     def against_base(self) -> float | None:
         """Time for each octet, against the base."""
-        return self.ours.seconds / self.size / (self.base.seconds / self.base_size) if self.base else None
+        return self.ours.ratio(self.base) / (self.size / self.base_size) if self.base else None
 
 
 class Line(NamedTuple):

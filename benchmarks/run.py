@@ -9,7 +9,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 
 class RunError(Exception):
@@ -27,6 +27,14 @@ class Usage:
     peak: int
     """Octets that were resident at most, in the largest of its processes.  Linux counts the parent's own
     peak as the child's, too: a parent stays small."""
+    each: tuple[float, ...] = ()
+    """Seconds of each of several runs."""
+
+    def ratio(self, other: Usage) -> float:
+        """How often the other's time this one took: the median over rounds of what ran in turn (`in_turn`).  The
+        machine may be half as fast in one round as in the next; in one it is much the same for both."""
+        return statistics.median(mine / its for mine, its in zip(
+            self.each or (self.seconds,), other.each or (other.seconds,), strict=True))
 
 
 def run(command: Sequence[str], *, statuses: Collection[int] = (0,)) -> Usage:
@@ -61,5 +69,9 @@ def in_turn(commands: Mapping[str, Sequence[str]], rounds: int, *,
     for _ in range(rounds):
         for name, command in commands.items():
             runs[name].append(run(command, statuses=statuses))
-    return {name: Usage(*(statistics.median(values) for values in zip(*map(astuple, done), strict=True)))
-            for name, done in runs.items()}
+    return {name: _median(done) for name, done in runs.items()}
+
+
+def _median(runs: Sequence[Usage]) -> Usage:
+    seconds, cpu, peak = ([getattr(usage, name) for usage in runs] for name in ("seconds", "cpu", "peak"))
+    return Usage(*map(statistics.median, (seconds, cpu, peak)), tuple(seconds))

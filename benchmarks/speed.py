@@ -5,7 +5,7 @@
     python -m benchmarks.speed --quick --only connections
 
 Captures are synthesised one after another, measured in the page cache, and deleted.  Times are those of
-whole processes: the median of some runs, in turn with the program that it is held against.
+whole processes: the median of some rounds, in turn with the program that it is held against.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Plan:
     rounds: int
 
 
-FULL = Plan((400, 1700, 7000), 1700, 100, 5)
+FULL = Plan((400, 1700, 7000), 1700, 100, 11)
 QUICK = Plan((100, 200, 400), 400, 20, 3)
 
 

@@ -104,6 +104,14 @@ def test_programs_that_fail_or_are_missing() -> None:
         run(["no-such-program"])
 
 
+def test_ratios_are_those_of_each_round() -> None:
+    """What slows all programs down for a while moves none of them."""
+    ours, other = (Usage(each[1], each[1], 1, each) for each in ((1.0, 2.0, 3.0), (2.0, 4.0, 3.0)))
+    assert (ours.ratio(other), other.ratio(ours), ours.ratio(ours)) == (0.5, 2, 1)
+    with pytest.raises(ValueError, match="zip"):
+        ours.ratio(Usage(1, 1, 1, (1.0,)))
+
+
 def results(*seconds: float) -> Results:
     """Of captures of 0.4, 1.7 and 7 GB that took so long; tcpdump took 2 s for each."""
     found = Results({name: Usage(0.2, 0.2, 50_000_000) for name in ("--help", "--version")})
