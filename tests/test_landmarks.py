@@ -12,9 +12,10 @@ import pytest
 
 import analysis
 from dissector import protocol as p
-from dissector.landmarks import landmarks
+from dissector.landmarks import WINDOW, landmarks
+from dissector.octets import NO_OCTETS
 from dissector.source import Source
-from dissector.streams import RANGE_COLUMNS, Run
+from dissector.streams import GIVEN, NO_ACKS, OFFSET, PLACE, RANGE_COLUMNS, SIZE, Run
 from tests.helpers import PCAPS, Read, read
 from tests.synthesiser import files, stream
 from tests.synthesiser.stream import Guest, Message
@@ -204,6 +205,30 @@ def test_chance_makes_no_landmarks(kind: str) -> None:
     found, begin = landmarks(run, 0)
     assert len(found) <= 200
     assert begin == size - 15
+
+
+@pytest.mark.parametrize("kind", ["random", "zeros"])
+@pytest.mark.parametrize("piece", [128, 143, 256, 257, 1448])
+def test_where_pieces_end_does_not_matter(kind: str, piece: int) -> None:
+    """Octets looked at many at a time give what they give in pieces too small for that."""
+    rng = np.random.default_rng(piece)
+    size = 1 << 18
+    octets = rng.integers(0, 256, size, np.uint8) if kind == "random" else np.zeros(size, np.uint8)
+    needles = sorted({m.octets for m in stream.colo(1, GUEST) if len(m.octets) == WINDOW})
+    at = rng.permutation(np.arange(1, size // piece))[:100] * piece - rng.integers(0, 40, 100)
+    for place, number in zip(at.tolist(), rng.integers(0, len(needles), 100), strict=True):
+        octets[place:place + WINDOW] = np.frombuffer(needles[number], np.uint8)
+
+    def found(piece: int) -> list[tuple[int, str]]:
+        rows = np.zeros((-(-size // piece), RANGE_COLUMNS), np.int64)
+        rows[:, OFFSET] = rows[:, PLACE] = np.arange(len(rows)) * piece
+        rows[:, SIZE] = rows[:, GIVEN] = np.minimum(piece, size - rows[:, OFFSET])
+        marks, begin = landmarks(Run(rows, NO_ACKS, octets, NO_OCTETS), 0)
+        assert begin == size - 15
+        return [(mark.offset, mark.state) for mark in marks]
+
+    assert found(piece) == found(60)
+    assert len(set(at.tolist()) & {offset for offset, _ in found(piece)}) > 60
 
 
 def test_a_landmark_is_found_in_any_pieces(tmp_path: Path) -> None:
