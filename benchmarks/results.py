@@ -90,7 +90,9 @@ class Results:
         rows = self.sizes()
         if len(rows) < 3:
             return None
-        sizes, times = np.array([[row.size / GIGABYTE, row.ours.seconds] for row in rows]).T
+        # Each by its ratio to the base, which ran in the same rounds.
+        sizes, times = np.array([[row.size / GIGABYTE, self.rows[0].ours.seconds * row.ours.ratio(row.base)
+                                  if row.base else row.ours.seconds] for row in rows]).T
         slope, startup = np.polyfit(sizes, times, 1, w=1 / times)
         return Line(startup, slope, float(np.abs((startup + slope * sizes) / times - 1).max()))
 

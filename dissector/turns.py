@@ -24,7 +24,7 @@ class Turns:
 
     def note(self, rows: np.ndarray) -> None:
         """Take segments of the connection (rows of `dissector.segments.Segments`), in capture order."""
-        frames = rows[np.flatnonzero(rows[:, FLAGS] & TURN), SEGMENT_FRAME].tolist()
+        frames = rows[(rows[:, FLAGS] & TURN).nonzero()[0], SEGMENT_FRAME].tolist()
         if not frames:
             return
         self._both |= len(frames) > (self._first == 0)

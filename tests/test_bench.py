@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +131,14 @@ def test_cost_that_is_linear_and_cost_that_is_not() -> None:
     assert bent is not None
     assert bent.deviation > 0.1
     assert results(1.35, 0.7, 4).octets_per_record() == 20_000
+
+
+def test_a_machine_that_becomes_slower_does_not_bend_the_line() -> None:
+    """Sizes are compared by their ratio to the base, which is as slow in the same rounds."""
+    steady, slower = results(1.35, 0.7, 4), results(1.35, 1.4, 8)
+    assert slower.line() != steady.line()
+    slower.rows[1:] = [replace(row, base=Usage(2.7, 2.7, 1)) for row in slower.rows[1:]]
+    assert np.allclose(slower.line(), steady.line())
 
 
 def test_targets_that_are_met_and_those_that_are_not() -> None:
