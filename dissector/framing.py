@@ -575,7 +575,7 @@ class Framer:
     def _look_at(self, run: Run) -> None:
         rows = run.rows
         self._run = run
-        # Of many rows, as behind a loss, a list would take as long as all else.
+        # Behind a loss these are so many that to make a list takes a tenth of following the stream.
         self._starts = array("q", rows[:, OFFSET].tobytes())
         self._limit = rows.item(-1, OFFSET) + rows.item(-1, SIZE)
         self.passage.look_at(run)

@@ -166,12 +166,12 @@ def _scan(rows: Table, starts: Numbers, data: Octets, kept: Octets, begin: int, 
         while i < given:
             if i >= slow and have >= 16 and i >= 16:
                 before = i
-                while i + _AT_ONCE <= given and _is_dull(source[at + i - 15:at + i + _AT_ONCE - 8], pairs):
-                    i += _AT_ONCE
+                while i < given and given >= _AT_ONCE + 16:
+                    start = min(i, given - _AT_ONCE)  # as many at the end, some of them again
+                    if not _is_dull(source[at + start - 15:at + start + _AT_ONCE - 8], pairs):
+                        break
+                    i = start + _AT_ONCE
                 slow = i + _AT_ONCE
-                if given - _AT_ONCE < i < given and given >= 2 * _AT_ONCE and _is_dull(
-                        source[at + given - _AT_ONCE - 15:at + given - 8], pairs):
-                    i = given
                 if i > before:
                     older, newer, upto = _be(source, at + i - 16, 8), _be(source, at + i - 8, 8), offset + i - 15
                     continue
