@@ -48,7 +48,7 @@ class Measured:
 
 
 class Line(NamedTuple):
-    """time = start-up + slope × size."""
+    """time = start-up + slope × size, as fast as the machine was for the base."""
 
     startup: float
     slope: float

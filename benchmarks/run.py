@@ -73,5 +73,5 @@ def in_turn(commands: Mapping[str, Sequence[str]], rounds: int, *,
 
 
 def _median(runs: Sequence[Usage]) -> Usage:
-    seconds, cpu, peak = ([getattr(usage, name) for usage in runs] for name in ("seconds", "cpu", "peak"))
-    return Usage(*map(statistics.median, (seconds, cpu, peak)), tuple(seconds))
+    return Usage(statistics.median(run.seconds for run in runs), statistics.median(run.cpu for run in runs),
+                 statistics.median(run.peak for run in runs), tuple(run.seconds for run in runs))
