@@ -3,10 +3,7 @@
 
 from __future__ import annotations
 
-import atexit
-import gc
 import io
-import os
 import sys
 from importlib import import_module
 
@@ -69,13 +66,6 @@ def main() -> None:
     FILE is a capture of the replication link: pcap or pcapng, plain, gzip or zstd, "-" for stdin;
     several files are one capture (a ring), in the order given.
     """
-    # NumPy's library of linear algebra, which nothing here uses, starts a thread for each core: 0.06 s of each
-    # process.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    # Python looks for cycles among what it has made: among modules too, 0.02 s of each process, and at the end among
-    # all that is left, 0.07 s.
-    gc.set_threshold(100_000)
-    atexit.register(gc.freeze)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A terminal without the arrows and lines of our tables must still show the numbers.

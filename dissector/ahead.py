@@ -9,7 +9,8 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from dissector.helper import Helper, Room, is_worthwhile
+from dissector.decompressed import decompress
+from dissector.helper import Helper, Room, begin, begun, is_worthwhile
 from dissector.source import STDIN, Source, SourceError, is_compressed
 
 if TYPE_CHECKING:
@@ -42,6 +43,17 @@ def blocks(names: Iterable[str | os.PathLike[str] | Source],
     return read_blocks(names, on_progress)
 
 
+def expect(names: Sequence[str]) -> None:
+    """Let the second process begin with files that `blocks` is going to be asked for, if it is: what it needs is
+    imported by then."""
+    if STDIN not in names and is_worthwhile(names):
+        with contextlib.suppress(OSError):
+            if not any(map(is_compressed, names)):
+                begin(_read, names)
+            elif is_compressed(names[0]) and is_worthwhile(names[:1]):
+                begin(decompress, names[:1])
+
+
 class Ahead:
     """The blocks of these files (`dissector.blocks.blocks`), read by a process that starts at once.
 
@@ -49,19 +61,21 @@ class Ahead:
     """
 
     def __init__(self, names: Sequence[str], on_progress: Callable[[int], None] | None = None) -> None:
-        from dissector.compiled import make_ready
-        from dissector.packets import Slot
-
-        make_ready()  # the process has then what this one has
         self._on_progress = on_progress
-        self._helper = Helper(_read, names, SLOTS, Slot.size())
+        found = begun(_read, names)
+        if not found:
+            from dissector.compiled import make_ready
+
+            make_ready()  # the process has then what this one has
+            found = Helper(_read, names)
+        self._helper = found
 
     def __iter__(self) -> Iterator[Block]:
         from dissector.blocks import File
         from dissector.octets import NO_OCTETS, InFile
         from dissector.packets import Slot
 
-        slots = [Slot(memory) for memory in self._helper.slots]
+        slots = [Slot(memory) for memory in self._helper.slots(SLOTS, Slot.size())]
         container: Container | None = None
         file: InFile | None = None
         try:
@@ -99,7 +113,7 @@ def _read(room: Room, names: Sequence[str]) -> None:
     from dissector.blocks import read_blocks
     from dissector.packets import Packets, Slot
 
-    slots, octets, current, filled = [Slot(memory) for memory in room.slots], 0, 0, True
+    slots, octets, current, filled = [Slot(memory) for memory in room.slots(SLOTS, Slot.size())], 0, 0, True
     container = None
 
     def on_progress(count: int) -> None:

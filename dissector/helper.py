@@ -23,9 +23,15 @@ from dissector.errors import CannotDo
 
 WORTHWHILE = 32 << 20
 """Octets of files from which on a process is started."""
+ROOM = 64 << 20
+"""Octets of memory that both share, of which those are taken that are used."""
 
-_PROGRAM = "import sys; sys.path.insert(0, sys.argv.pop(1)); from dissector.helper import begin; begin()"
+_PROGRAM = "import sys; sys.path.insert(0, sys.argv.pop(1)); from dissector.helper import run; run()"
 _PR_SET_PDEATHSIG = 1
+
+
+Work = Callable[["Room", Sequence[str]], None]
+"""A function of a module: what the process does, in its `Room`, with `names`."""
 
 
 class HelperError(CannotDo):
@@ -45,20 +51,19 @@ def is_worthwhile(names: Sequence[str | os.PathLike[str]]) -> bool:
 
 
 class Helper:
-    """A process that has started to do some work: a function of a module, which is given a `Room` and `names`.
+    """A process that has started to do some `Work`.
 
     What it sends comes from `next`, until that is None; `slots` is the memory.  `close` ends it early.
 
     Raises OSError where the system refuses the process or the memory.
     """
 
-    def __init__(self, work: Callable[[Room, Sequence[str]], None], names: Sequence[str], count: int,
-                 size: int) -> None:
+    def __init__(self, work: Work, names: Sequence[str]) -> None:
         with contextlib.ExitStack() as its_own, contextlib.ExitStack() as at_fault:
             memory = os.memfd_create("coloscope")
             its_own.callback(os.close, memory)
-            os.ftruncate(memory, count * size)
-            self.slots = _mapped(memory, count)
+            os.ftruncate(memory, ROOM)
+            self._memory = memoryview(mmap.mmap(memory, 0))
             messages, its_messages = os.pipe()
             its_own.callback(os.close, its_messages)
             self._messages = at_fault.enter_context(os.fdopen(messages, "rb"))
@@ -70,12 +75,16 @@ class Helper:
             at_fault.enter_context(self._files)
             self._process: Any = (_Forked if _is_alone() else _started)(
                 work, (memory, its_messages, its_returned, its_files.fileno()),
-                (messages, self._returned, self._files.fileno()), count, names)
+                (messages, self._returned, self._files.fileno()), names)
             at_fault.pop_all()
 
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    def slots(self, count: int, size: int) -> list[memoryview]:
+        """So many pieces of the memory, of so many octets each, as `Room.slots` has them."""
+        return _cut(self._memory, count, size)
 
     def next(self) -> Any:
         """What it sends next.  Raises HelperError, and what the process has met of CannotDo."""
@@ -108,20 +117,41 @@ class Helper:
             self._messages.close()
             os.close(self._returned)
             self._files.close()
-            self.slots = []
+            self._memory = memoryview(b"")
+
+
+_begun: dict[tuple[Work, tuple[str, ...]], Helper] = {}
+
+
+def begin(work: Work, names: Sequence[str]) -> None:
+    """Start a process for what is going to be wanted.  Raises as `Helper`."""
+    _begun[work, tuple(names)] = Helper(work, names)
+
+
+def begun(work: Work, names: Sequence[str]) -> Helper | None:
+    """The process that has begun with this.  Others end: what was expected of them is not what is wanted."""
+    found = _begun.pop((work, tuple(names)), None)
+    while _begun:
+        _begun.popitem()[1].close()
+    return found
 
 
 class Room:
     """What the process has of the memory and of the way to and fro.  Iterate over it for slots that are free:
     their numbers, those first that are still in the processor's cache."""
 
-    def __init__(self, memory: int, messages: int, returned: int, files: int, count: int) -> None:
-        self.slots = _mapped(memory, count)
-        self._free = list(range(count))
+    def __init__(self, memory: int, messages: int, returned: int, files: int) -> None:
+        self._memory = memoryview(mmap.mmap(memory, 0))
+        self._free: list[int] = []
         self._messages, self._returned = os.fdopen(messages, "wb", buffering=0), returned
         self._files = socket.socket(fileno=files)
         self._arrivals = select.poll()
         self._arrivals.register(returned, select.POLLIN)
+
+    def slots(self, count: int, size: int) -> list[memoryview]:
+        """So many pieces of the memory, of so many octets each.  Take them before anything else."""
+        self._free = list(range(count))
+        return _cut(self._memory, count, size)
 
     def send(self, message: Any) -> None:
         self._messages.write(pickle.dumps(message))
@@ -153,8 +183,8 @@ class Room:
 class _Forked:
     """A process that knows all that this one has imported: it starts in no time."""
 
-    def __init__(self, work: Callable[[Room, Sequence[str]], None], its: tuple[int, int, int, int],
-                 ours: Sequence[int], count: int, names: Sequence[str]) -> None:
+    def __init__(self, work: Work, its: tuple[int, int, int, int], ours: Sequence[int],
+                 names: Sequence[str]) -> None:
         self._status: int | None = None
         self.pid = os.fork()
         if self.pid:
@@ -162,7 +192,7 @@ class _Forked:
         try:
             for number in ours:
                 os.close(number)
-            _run(work, Room(*its, count), names)
+            _run(work, Room(*its), names)
         except BaseException:
             sys.excepthook(*sys.exc_info())
         finally:
@@ -190,24 +220,23 @@ def _is_alone() -> bool:
         return False
 
 
-def _started(work: Callable[[Room, Sequence[str]], None], its: tuple[int, int, int, int], _: Sequence[int],
-             count: int, names: Sequence[str]) -> Any:
+def _started(work: Work, its: tuple[int, int, int, int], _: Sequence[int], names: Sequence[str]) -> Any:
     """A process that imports everything itself, which takes a tenth of a second."""
     import subprocess
 
     return subprocess.Popen([sys.executable, "-P", "-c", _PROGRAM, os.path.dirname(os.path.dirname(__file__)),
-                             work.__module__, work.__name__, *map(str, (*its, count)), *names], pass_fds=its)
+                             work.__module__, work.__name__, *map(str, its), *names], pass_fds=its)
 
 
-def begin() -> None:
-    """What a process that was started does first."""
+def run() -> None:
+    """What a process that was started does."""
     from importlib import import_module
 
-    module, work, *numbers = sys.argv[1:8]
-    _run(getattr(import_module(module), work), Room(*map(int, numbers)), sys.argv[8:])
+    module, work, *numbers = sys.argv[1:7]
+    _run(getattr(import_module(module), work), Room(*map(int, numbers)), sys.argv[7:])
 
 
-def _run(work: Callable[[Room, Sequence[str]], None], room: Room, names: Sequence[str]) -> None:
+def _run(work: Work, room: Room, names: Sequence[str]) -> None:
     import ctypes
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who has started it ends it
@@ -223,7 +252,7 @@ def _run(work: Callable[[Room, Sequence[str]], None], room: Room, names: Sequenc
     os._exit(0)
 
 
-def _mapped(memory: int, count: int) -> list[memoryview]:
-    view = memoryview(mmap.mmap(memory, 0))
-    size = len(view) // count
-    return [view[i * size:(i + 1) * size] for i in range(count)]
+def _cut(memory: memoryview, count: int, size: int) -> list[memoryview]:
+    if count * size > len(memory):
+        raise ValueError(f"{count} times {size} octets are more than the {len(memory)} that are shared")
+    return [memory[i * size:(i + 1) * size] for i in range(count)]

@@ -8,6 +8,8 @@ import os
 import select
 import signal
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -401,3 +403,86 @@ def test_the_system_refuses_a_process_or_memory(what: str, ending: str, small: N
     for table in TABLES:
         assert found.export(table).equals(expected.export(table)), table
     assert os.listdir("/proc/self/fd") == open_before
+
+
+@needs_memfd
+@pytest.mark.parametrize("endings", [(".pcap", ".pcapng"), (".pcap.zst", ".pcap"), (".pcap.gz",)])
+def test_a_process_that_has_begun_is_taken(endings: tuple[str, ...], small: None, monkeypatch: pytest.MonkeyPatch,
+                                           tmp_path: Path) -> None:
+    kinds: list[str] = []
+    ring = [str(files.write(tmp_path / f"{i}{ending}", Wire(stream.colo(2), ports=(5, i))))
+            for i, ending in enumerate(endings)]
+    expected, before = analysis.read(*ring), os.listdir("/proc/self/fd")
+    monkeypatch.setattr(helper, "_is_alone", lambda: True)
+    monkeypatch.setattr(helper, "_Forked", _noting(helper._Forked, kinds))
+    ahead.expect(ring)
+    assert len(kinds) == 1
+    found = analysis.read(*ring)
+    assert len(kinds) == 1
+    for table in TABLES:
+        assert found.export(table).equals(expected.export(table)), table
+    assert os.listdir("/proc/self/fd") == before
+
+
+@needs_memfd
+@pytest.mark.parametrize("ending", [".pcap", ".pcap.zst"])
+def test_a_process_that_has_begun_with_others_ends(ending: str, small: None, monkeypatch: pytest.MonkeyPatch,
+                                                   tmp_path: Path) -> None:
+    path, other = (files.write(tmp_path / f"{i}{ending}", Wire(stream.colo(i))) for i in (1, 2))
+    expected, before = analysis.read(path), os.listdir("/proc/self/fd")
+    monkeypatch.setattr(helper, "_is_alone", lambda: True)
+    ahead.expect([str(other)])
+    [pid] = [begun.pid for begun in helper._begun.values()]
+    found = analysis.read(path)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+    for table in TABLES:
+        assert found.export(table).equals(expected.export(table)), table
+    assert os.listdir("/proc/self/fd") == before
+
+
+@needs_memfd
+def test_nothing_begins_with_what_cannot_be_read(small: None, monkeypatch: pytest.MonkeyPatch,
+                                                 tmp_path: Path) -> None:
+    def refuse(*_: Any) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    path = str(files.write(tmp_path / "x.pcap", Wire(stream.colo(1))))
+    for names in ([str(tmp_path / "is not there")], ["-"], [str(tmp_path)], []):
+        ahead.expect(names)
+    monkeypatch.setattr(helper, "_Forked", refuse)
+    monkeypatch.setattr(helper, "_started", refuse)
+    ahead.expect([path])
+    assert not helper._begun
+
+
+WORDS = {
+    "its file": (["latency", "FILE"], ["FILE"]),
+    "a ring": (["report", "FILE", "OTHER", "-o", "report.html"], ["FILE", "OTHER"]),
+    "behind an option's word": (["latency", "--format", "csv", "FILE"], ["FILE"]),
+    "what an option has": (["latency", "FILE", "--format", "csv", "-o", "OTHER"], ["FILE"]),
+    "two captures": (["compare", "FILE", "OTHER"], ["FILE", "OTHER"]),
+    "no file": (["latency", "nothing"], []),
+    "no command": (["--version"], []),
+}
+
+
+@needs_memfd
+@pytest.mark.parametrize(("words", "expected"), WORDS.values(), ids=WORDS)
+def test_the_command_begins_before_it_is_imported(words: list[str], expected: list[str], tmp_path: Path) -> None:
+    """With what it then reads, or else it makes no difference."""
+    for name in ("FILE", "OTHER"):
+        files.write(tmp_path / "x.pcap", Wire(stream.colo(2))).rename(tmp_path / name)
+    noting = ("import sys; from dissector import ahead, helper; helper.WORTHWHILE = 1; expect = ahead.expect\n"
+              "def noted(names): print(names, 'click' in sys.modules); expect(names)\n"
+              "ahead.expect = noted; from analysis.__main__ import main; main()")
+    plain = "from analysis.cli import main; main()"
+    said = []
+    for code in (plain, noting):
+        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60,
+                              cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(Path(analysis.__file__).parents[1])})
+        made = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+        said.append((done.returncode, done.stdout, done.stderr, made))
+    assert said[0][0] == (2 if words[-1] == "nothing" else 0), said[0][2]
+    told = f"{expected} False\n" if expected else ""
+    assert said[1] == (said[0][0], told + said[0][1], *said[0][2:])
