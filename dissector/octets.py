@@ -47,6 +47,9 @@ class Passing:
         self.file, self.origin, self._begin, self._end = file, origin, begin, end
         self._loaded: np.ndarray | None = None
 
+    def __len__(self) -> int:
+        return self._end - self._begin
+
     def read(self, position: int, count: int) -> bytes:
         """Some octets; fewer if they are not there any more."""
         if self._loaded is not None:

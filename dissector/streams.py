@@ -435,6 +435,8 @@ def _kept(rows: np.ndarray, data: Block, kept: np.ndarray) -> np.ndarray:
     if not len(rows):
         return NO_OCTETS
     octets = np.empty(int(rows[:, GIVEN].sum()), np.uint8)
+    if not isinstance(data, np.ndarray) and 2 * int(rows[rows[:, PLACE] >= 0, GIVEN].sum()) > len(data):
+        data = data.load()  # one by one they would take longer
     _keep(rows, *where(data), kept, octets)
     return octets
 

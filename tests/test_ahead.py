@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -26,12 +27,13 @@ from dissector.blocks import File, read_blocks
 from dissector.container import BLOCK
 from dissector.engine import Engine
 from dissector.helper import HelperError
+from dissector.octets import Passing
 from dissector.packets import Packets
 from dissector.reader import SPAN, Reader
 from dissector.record import COMPLETE, SNAPPED, Record
 from dissector.source import Source, SourceError
 from tests.helpers import PCAPS, needs_memfd
-from tests.synthesiser import files, stream
+from tests.synthesiser import files, stream, wire
 from tests.synthesiser.wire import Wire
 
 REAL = PCAPS / "colo-hvm-fast.A.pcap.zst"
@@ -93,6 +95,28 @@ def test_blocks_of_many_pieces(ending: str, rows: int, small: None, monkeypatch:
         through = analysis.read(path, segments=segments)
         for table in (*TABLES, *(("segments",) if segments else ())):
             assert through.export(table).equals(here.export(table)), table
+
+
+@needs_memfd
+@pytest.mark.parametrize("share", [0.003, 0.03, 0.3])
+def test_octets_that_wait_behind_a_hole(share: float, small: None, monkeypatch: pytest.MonkeyPatch,
+                                        tmp_path: Path) -> None:
+    """Those of many packets of a block are read together, others one by one."""
+    monkeypatch.setattr(helper, "_is_alone", lambda: True)
+    monkeypatch.setattr("dissector.reader.SPAN", 1 << 16)
+    monkeypatch.setattr("dissector.reader.PIECE", 3001)
+    waiting = wire.lose(Wire(stream.colo(4)), np.random.default_rng(1), share, again=False)
+    path = files.write(tmp_path / "x.pcap", waiting)
+    loads: list[int] = []
+    load = Passing.load
+    monkeypatch.setattr(Passing, "load", lambda self: loads.append(len(self)) or load(self))
+    through = analysis.read(path)
+    assert loads
+    monkeypatch.setattr(helper, "WORTHWHILE", 1 << 40)
+    here = analysis.read(path)
+    assert "hole" in set(here.export("findings")["rule"])
+    for table in TABLES:
+        assert through.export(table).equals(here.export(table)), table
 
 
 @pytest.mark.parametrize("rows", [40, 1 << 14], ids=["few rows", "many rows"])
