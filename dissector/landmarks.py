@@ -9,15 +9,20 @@ proof is `dissector.seeker`'s.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
 from dissector import fields
-from dissector.compiled import Flags, Numbers, Octets, Table, WordTable, compiled, kernel
+from dissector.compiled import Flags, Numbers, OctetBuffer, Octets, Table, WordTable, compiled, kernel
+from dissector.container import PACKET_MAX
 from dissector.fields import BIG_ENDIAN, HEADER_SIZE, LITTLE_ENDIAN
 from dissector.headers import _be
+from dissector.octets import IN_MEMORY, Passing, fetch, where
+from dissector.pread import read_at
 from dissector.protocol import (
     ARRAY,
     BODY_LENGTH_MAX,
@@ -126,6 +131,16 @@ _PAIRS = np.frombuffer(b"".join(magic[:2] for magic, _ in _HEADERS), np.uint8)
 """The first two octets of each magic."""
 _AT_ONCE = 128
 """Places that are looked at together: with loops that have no way out, a processor takes 32 octets in each step."""
+_PAGE = mmap.PAGESIZE
+_APART = 4096
+"""Octets of a file between two ranges that are read with them."""
+
+
+@cache
+def _room() -> tuple[np.ndarray, np.ndarray]:
+    """Room for octets that stay in a file, and for a record header.  It is little: some machines take 1 ms for each
+    MiB that is used for the first time."""
+    return np.frombuffer(mmap.mmap(-1, PACKET_MAX + _PAGE), np.uint8), np.zeros(HEADER_SIZE, np.uint8)
 
 
 def landmarks(run: Run, begin: int) -> tuple[list[Landmark], int]:
@@ -133,8 +148,10 @@ def landmarks(run: Run, begin: int) -> tuple[list[Landmark], int]:
     next run, which must start with the octets of this one from there on."""
     out = np.empty((_CANDIDATES, 3), np.int64)
     starts = np.ascontiguousarray(run.rows[:, OFFSET])
-    found, begin = _scan(run.rows, starts, run.loaded(), run.kept, begin, _KINDS, _SIZES, _MAGICS, _FIRST,
-                         _PAIRS, out)
+    found, begin, is_short = _scan(run.rows, starts, *where(run.data), run.kept, *_room(), begin, _KINDS, _SIZES,
+                                   _MAGICS, _FIRST, _PAIRS, out)
+    if isinstance(run.data, Passing):
+        run.data.file.is_short |= bool(is_short)
     return list(_named(out[:found])), int(begin)
 
 
@@ -149,11 +166,30 @@ def _named(rows: np.ndarray) -> Iterator[Landmark]:
             yield Landmark(direction, state, order, offset, not _KINDS[kind, _CHAINED])
 
 
+@compiled
+def _reach(rows, r, most):  # type: ignore[no-untyped-def]
+    """Octets of the file, from range `r` on, that are read together: `most` at most, if it has no more itself, of the
+    ranges that stand behind it there, too."""
+    place = rows[r, PLACE]
+    end = place + rows[r, GIVEN]
+    for i in range(r + 1, len(rows)):
+        row = rows[i]
+        if row[HOLE]:
+            continue
+        if not (end <= row[PLACE] <= end + _APART and row[PLACE] + row[GIVEN] <= place + most):
+            break
+        end = row[PLACE] + row[GIVEN]
+    return end - place
+
+
 @kernel
-def _scan(rows: Table, starts: Numbers, data: Octets, kept: Octets, begin: int, kinds: Table, sizes: Table,
-          magics: WordTable, first: Flags, pairs: Octets, out: Table) -> tuple[int, int]:
-    """Slide a window of 16 octets over the run, and note where a record may begin."""
-    found, have, upto = 0, 0, begin
+def _scan(rows: Table, starts: Numbers, data: Octets, file: int, origin: int, kept: Octets, room: OctetBuffer,
+          header: OctetBuffer, begin: int, kinds: Table, sizes: Table, magics: WordTable, first: Flags, pairs: Octets,
+          out: Table) -> tuple[int, int, int]:
+    """Slide a window of 16 octets over the run, and note where a record may begin; whether some octets were not in
+    the file any more."""
+    found, have, upto, is_short = 0, 0, begin, 0
+    block, low, high, shift = (data, file, origin, header), 0, 0, 0
     older, newer = np.uint64(0), np.uint64(0)
     eight, one = np.uint64(8), np.uint64(56)
     most = len(sizes[0]) - 1
@@ -163,6 +199,15 @@ def _scan(rows: Table, starts: Numbers, data: Octets, kept: Octets, begin: int, 
             given = 0
         source, at = (data, place) if place >= 0 else (kept, ~place)
         i = slow = max(begin - offset, 0)
+        if i < given and place >= 0 and file != IN_MEMORY:
+            if not low <= place <= place + given <= high:
+                low, high = place, place + _reach(rows, r, len(room) - _PAGE)
+                to = (origin + low) % _PAGE  # as in the file (`dissector.container.place_of` says why)
+                count = read_at(file, origin + low, room, to, high - low)
+                for j in range(to + count, to + high - low):
+                    room[j], is_short = 0, 1
+                shift = to - low
+            source, at = room, place + shift
         while i < given:
             if i >= slow and have >= 16 and i >= 16:
                 before = i
@@ -190,10 +235,10 @@ def _scan(rows: Table, starts: Numbers, data: Octets, kept: Octets, begin: int, 
             # Memory is full of small numbers: refuse what is cheap to refuse.  Little-endian: the
             # three upper octets of a record number are zero, the upper one of a length nearly so.
             if older & np.uint64(0x00FFFFFF000000F0) == 0 and 0 < older >> one <= np.uint64(most):
-                hit = _matches(rows, starts, data, kept, here, older, newer, False, kinds, sizes, out, found)
+                hit = _matches(rows, starts, block, kept, here, older, newer, False, kinds, sizes, out, found)
             if hit == 0 and 0 < older >> np.uint64(32) <= np.uint64(most) \
                     and older & np.uint64(0xF0000000) == 0:
-                hit = _matches(rows, starts, data, kept, here, older, newer, True, kinds, sizes, out, found)
+                hit = _matches(rows, starts, block, kept, here, older, newer, True, kinds, sizes, out, found)
             if hit > 0:
                 found = hit
             else:
@@ -202,11 +247,11 @@ def _scan(rows: Table, starts: Numbers, data: Octets, kept: Octets, begin: int, 
                         out[found, 0], out[found, 1], out[found, 2] = here, ~m, 0
                         found += 1
             if found + 8 > len(out):
-                return found, upto
+                return found, upto, is_short
         if given < rows[r, SIZE]:
             have = 0
             upto = max(upto, offset + rows[r, SIZE])
-    return found, upto
+    return found, upto, is_short
 
 
 @compiled
@@ -248,7 +293,7 @@ def _halves(word, big):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _matches(rows, starts, data, kept, here, older, newer, big, kinds, sizes, out, found):  # type: ignore[no-untyped-def]
+def _matches(rows, starts, block, kept, here, older, newer, big, kinds, sizes, out, found):  # type: ignore[no-untyped-def]
     """Note each kind of record that fits a window; the new number of candidates, 0 if none fits."""
     number, length = _halves(older, big)
     first, second = _halves(newer, big)
@@ -266,7 +311,7 @@ def _matches(rows, starts, data, kept, here, older, newer, big, kinds, sizes, ou
             continue
         if kind[_ITEM] and not kind[_CARRIES] and rest:
             continue
-        if kind[_CHAINED] and not _likely(rows, starts, data, kept,
+        if kind[_CHAINED] and not _likely(rows, starts, block, kept,
                                           here + 8 + (length + 7) // 8 * 8, big, sizes):
             continue
         out[found, 0], out[found, 1], out[found, 2] = here, k, big
@@ -275,19 +320,24 @@ def _matches(rows, starts, data, kept, here, older, newer, big, kinds, sizes, ou
 
 
 @compiled
-def _likely(rows, starts, data, kept, at, big, sizes):  # type: ignore[no-untyped-def]
+def _likely(rows, starts, block, kept, at, big, sizes):  # type: ignore[no-untyped-def]
     """Whether two record headers may follow, the first at `at`, as far as the run has them."""
     r = np.searchsorted(starts, at, side="right") - 1
     for _ in range(2):
-        word = np.uint64(0)
-        for i in range(8):
+        word, i = np.uint64(0), 0
+        while i < 8:
             while r < len(rows) and at + i >= rows[r, OFFSET] + rows[r, SIZE]:
                 r += 1
             if r >= len(rows) or at + i >= rows[r, OFFSET] + rows[r, GIVEN]:
                 return True
             skip, place = at + i - rows[r, OFFSET], rows[r, PLACE]
-            octet = data[place + skip] if place >= 0 else kept[~place + skip]
-            word = word << np.uint64(8) | np.uint64(octet)
+            count = min(8 - i, rows[r, GIVEN] - skip)
+            if place >= 0 and not fetch(block, place + skip, count):
+                return True
+            for j in range(count):
+                octet = block[-1][j] if place >= 0 else kept[~place + skip + j]
+                word = word << np.uint64(8) | np.uint64(octet)
+            i += count
         number, length = _halves(word, big)
         if word == 0 or number >= len(sizes[0]) or length > BODY_LENGTH_MAX:
             return False

@@ -45,15 +45,16 @@ class Passing:
 
     def __init__(self, file: InFile, origin: int, begin: int, end: int) -> None:
         self.file, self.origin, self._begin, self._end = file, origin, begin, end
-        self._loaded: np.ndarray | None = None
+        self.loaded: np.ndarray | None = None
+        """All of them, if they have been read."""
 
     def __len__(self) -> int:
         return self._end - self._begin
 
     def read(self, position: int, count: int) -> bytes:
         """Some octets; fewer if they are not there any more."""
-        if self._loaded is not None:
-            return self._loaded[position:position + count].tobytes()
+        if self.loaded is not None:
+            return self.loaded[position:position + count].tobytes()
         try:
             octets = os.pread(self.file.number, count, self.origin + position)
         except OSError:
@@ -63,15 +64,15 @@ class Passing:
 
     def load(self) -> np.ndarray:
         """All octets of the block, by their position; zeros for what is not there."""
-        if self._loaded is None:
+        if self.loaded is None:
             octets, begin = self.file.room(self._end), self._begin
             upto = begin
             with contextlib.suppress(OSError):
                 upto += os.preadv(self.file.number, [octets[begin:].data], self.origin + begin)
             octets[upto:] = 0
             self.file.is_short |= upto < self._end
-            self._loaded = octets
-        return self._loaded
+            self.loaded = octets
+        return self.loaded
 
 
 Block = np.ndarray | Passing
@@ -80,8 +81,10 @@ Block = np.ndarray | Passing
 
 def where(octets: Block) -> tuple[np.ndarray, int, int]:
     """What a kernel is told of them: an array; or else a file, and its octet at position 0."""
-    if isinstance(octets, np.ndarray):
-        return octets, IN_MEMORY, 0
+    loaded = octets if isinstance(octets, np.ndarray) else octets.loaded
+    if loaded is not None:
+        return loaded, IN_MEMORY, 0
+    assert isinstance(octets, Passing)
     return NO_OCTETS, octets.file.number, octets.origin
 
 

@@ -95,10 +95,6 @@ class Run:
             return source[begin + skip:begin + upto].tobytes()
         return source.read(begin + skip, upto - skip)
 
-    def loaded(self) -> np.ndarray:
-        """All octets of the block, in memory."""
-        return self.data if isinstance(self.data, np.ndarray) else self.data.load()
-
     def from_row(self, row: int) -> Run:
         """The ranges from `row` on, of the same block."""
         return Run(self.rows[row:], NO_ACKS, self.data, self.kept, self.whole, self.in_turn)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import select
 import signal
@@ -26,6 +27,7 @@ from dissector.ahead import Ahead
 from dissector.blocks import File, read_blocks
 from dissector.container import BLOCK
 from dissector.engine import Engine
+from dissector.fields import HEADER_SIZE
 from dissector.helper import HelperError
 from dissector.octets import Passing
 from dissector.packets import Packets
@@ -115,6 +117,36 @@ def test_octets_that_wait_behind_a_hole(share: float, small: None, monkeypatch: 
     monkeypatch.setattr(helper, "WORTHWHILE", 1 << 40)
     here = analysis.read(path)
     assert "hole" in set(here.export("findings")["rule"])
+    for table in TABLES:
+        assert through.export(table).equals(here.export(table)), table
+
+
+TROUBLE: dict[str, Callable[[Wire, np.random.Generator], Wire]] = {
+    "none": lambda conversation, rng: conversation,
+    "lost for ever": lambda conversation, rng: wire.lose(conversation, rng, 0.01, again=False),
+    "repeated": lambda conversation, rng: wire.repeat(conversation, rng, 0.1),
+    "shuffled": lambda conversation, rng: wire.shuffle(conversation, rng),
+}
+
+
+@needs_memfd
+@pytest.mark.parametrize("pages", [1, 16], ids=["little room", "much room"])
+@pytest.mark.parametrize("trouble", TROUBLE)
+def test_a_place_that_is_sought_in_the_file(trouble: str, pages: int, small: None, monkeypatch: pytest.MonkeyPatch,
+                                            tmp_path: Path) -> None:
+    """The start is missing; octets that are looked through come in pieces."""
+    monkeypatch.setattr(helper, "_is_alone", lambda: True)
+    monkeypatch.setattr("dissector.reader.SPAN", 1 << 17)
+    room = np.zeros((1 + pages) * mmap.PAGESIZE, np.uint8), np.zeros(HEADER_SIZE, np.uint8)
+    monkeypatch.setattr("dissector.landmarks._room", lambda: room)
+    whole = Wire(stream.colo(6))
+    late = whole.keep(whole.rows[len(whole.rows) // 4:])
+    path = files.write(tmp_path / "x.pcap", TROUBLE[trouble](late, np.random.default_rng(2)))
+    through = analysis.read(path)
+    assert room[0].any()
+    monkeypatch.setattr(helper, "WORTHWHILE", 1 << 40)
+    here = analysis.read(path)
+    assert "found_place" in set(here.export("findings")["rule"])
     for table in TABLES:
         assert through.export(table).equals(here.export(table)), table
 
