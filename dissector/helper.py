@@ -23,8 +23,8 @@ from dissector.errors import CannotDo
 
 WORTHWHILE = 32 << 20
 """Octets of files from which on a process is started."""
-ROOM = 64 << 20
-"""Octets of memory that both share, of which those are taken that are used."""
+SHARED = 64 << 20
+"""Octets of memory that both see: the system takes those that are used."""
 
 _PROGRAM = "import sys; sys.path.insert(0, sys.argv.pop(1)); from dissector.helper import run; run()"
 _PR_SET_PDEATHSIG = 1
@@ -62,7 +62,7 @@ class Helper:
         with contextlib.ExitStack() as its_own, contextlib.ExitStack() as at_fault:
             memory = os.memfd_create("coloscope")
             its_own.callback(os.close, memory)
-            os.ftruncate(memory, ROOM)
+            os.ftruncate(memory, SHARED)
             self._memory = memoryview(mmap.mmap(memory, 0))
             messages, its_messages = os.pipe()
             its_own.callback(os.close, its_messages)
