@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from dissector.decompressed import decompress
-from dissector.helper import Helper, Room, begin, begun, is_worthwhile
+from dissector.helper import Helper, Room, Work, begin, begun, is_worthwhile
 from dissector.source import STDIN, Source, SourceError, is_compressed
 
 if TYPE_CHECKING:
@@ -33,11 +33,12 @@ def blocks(names: Iterable[str | os.PathLike[str] | Source],
     """
     names = list(names)
     plain = [os.fspath(name) for name in names if not isinstance(name, Source)]
-    if len(plain) == len(names) and STDIN not in plain and is_worthwhile(plain):
-        if not any(map(is_compressed, plain)):
-            with contextlib.suppress(OSError):  # reading here is slower, but possible
-                return Ahead(plain, on_progress)
-        names[0] = Source(names[0], on_progress=on_progress, ahead=True)  # type: ignore[arg-type]
+    work = _work(plain) if len(plain) == len(names) else None
+    if work is _read:
+        with contextlib.suppress(OSError):  # reading here is slower, but possible
+            return Ahead(plain, on_progress)
+    elif work is decompress:
+        names[0] = Source(plain[0], on_progress=on_progress, ahead=True)
     from dissector.blocks import read_blocks
 
     return read_blocks(names, on_progress)
@@ -46,12 +47,19 @@ def blocks(names: Iterable[str | os.PathLike[str] | Source],
 def expect(names: Sequence[str]) -> None:
     """Let the second process begin with files that `blocks` is going to be asked for, if it is: what it needs is
     imported by then."""
-    if STDIN not in names and is_worthwhile(names):
+    if work := _work(names):
         with contextlib.suppress(OSError):
-            if not any(map(is_compressed, names)):
-                begin(_read, names)
-            elif is_compressed(names[0]) and is_worthwhile(names[:1]):
-                begin(decompress, names[:1])
+            begin(work, names[:1] if work is decompress else names)
+
+
+def _work(names: Sequence[str]) -> Work | None:
+    """What a second process does at once where these files are read: with all of them; or it decompresses the first
+    one."""
+    if STDIN in names or not is_worthwhile(names):
+        return None
+    if not any(map(is_compressed, names)):
+        return _read
+    return decompress if is_compressed(names[0]) and is_worthwhile(names[:1]) else None
 
 
 class Ahead:

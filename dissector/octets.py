@@ -81,11 +81,11 @@ Block = np.ndarray | Passing
 
 def where(octets: Block) -> tuple[np.ndarray, int, int]:
     """What a kernel is told of them: an array; or else a file, and its octet at position 0."""
-    loaded = octets if isinstance(octets, np.ndarray) else octets.loaded
-    if loaded is not None:
-        return loaded, IN_MEMORY, 0
-    assert isinstance(octets, Passing)
-    return NO_OCTETS, octets.file.number, octets.origin
+    if isinstance(octets, Passing):
+        if octets.loaded is None:
+            return NO_OCTETS, octets.file.number, octets.origin
+        octets = octets.loaded
+    return octets, IN_MEMORY, 0
 
 
 @compiled

@@ -68,6 +68,10 @@ def test_the_same_tables(ending: str, started: bool, small: None, monkeypatch: p
     assert len(kinds) == 1
 
 
+def _refuse(*_: Any) -> None:
+    raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+
 def _noting(function: Callable[..., Any], names: list[str]) -> Callable[..., Any]:
     def noted(*arguments: Any) -> Any:
         names.append(function.__name__)
@@ -445,16 +449,13 @@ def test_nobody_may_wait_for_processes(small: None, monkeypatch: pytest.MonkeyPa
 def test_the_system_refuses_a_process_or_memory(what: str, ending: str, small: None, monkeypatch: pytest.MonkeyPatch,
                                                 tmp_path: Path) -> None:
     """It is read without."""
-    def refuse(*_: Any) -> None:
-        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
-
     path = files.write(tmp_path / f"x{ending}", Wire(stream.colo(2)))
     expected, open_before = analysis.read(path), os.listdir("/proc/self/fd")
     if what == "memory":
-        monkeypatch.setattr(os, "memfd_create", refuse)
+        monkeypatch.setattr(os, "memfd_create", _refuse)
     else:
-        monkeypatch.setattr(helper, "_Forked", refuse)
-        monkeypatch.setattr(helper, "_started", refuse)
+        monkeypatch.setattr(helper, "_Forked", _refuse)
+        monkeypatch.setattr(helper, "_started", _refuse)
     found = analysis.read(path)
     for table in TABLES:
         assert found.export(table).equals(expected.export(table)), table
@@ -500,14 +501,11 @@ def test_a_process_that_has_begun_with_others_ends(ending: str, small: None, mon
 @needs_memfd
 def test_nothing_begins_with_what_cannot_be_read(small: None, monkeypatch: pytest.MonkeyPatch,
                                                  tmp_path: Path) -> None:
-    def refuse(*_: Any) -> None:
-        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
-
     path = str(files.write(tmp_path / "x.pcap", Wire(stream.colo(1))))
     for names in ([str(tmp_path / "is not there")], ["-"], [str(tmp_path)], []):
         ahead.expect(names)
-    monkeypatch.setattr(helper, "_Forked", refuse)
-    monkeypatch.setattr(helper, "_started", refuse)
+    monkeypatch.setattr(helper, "_Forked", _refuse)
+    monkeypatch.setattr(helper, "_started", _refuse)
     ahead.expect([path])
     assert not helper._begun
 
