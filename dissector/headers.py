@@ -198,9 +198,19 @@ def _inner(data, protocol, p, end):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def _is_usual(data, link, p, end):  # type: ignore[no-untyped-def]
+    """Whether a frame is as most are: Ethernet, IPv4 without options or fragments, TCP."""
+    return link == _ETHERNET and p + 54 <= end and _be(data, p + 12, 3) == 0x080045 \
+        and not _be16(data, p + 20) & 0x3FFF and data[p + 23] == 6
+
+
+@compiled
 def _find_tcp(data, link, p, end, wire_end):  # type: ignore[no-untyped-def]
     """Look for TCP in a frame: (why not, or 0; depth of tunnels; ethertype; positions of the IP
     and of the TCP header; end on the wire)."""
+    if _is_usual(data, link, p, end):  # the rest finds the same in twice the time
+        total = _be16(data, p + 16)
+        return (0, 0, np.int64(0x0800), p + 14, p + 34, min(wire_end, p + 14 + total) if total else wire_end)
     kind, p = _network(data, link, p, end)
     depth = 0
     while True:

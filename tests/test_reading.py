@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import gzip
 import os
+import random
 import struct
 import threading
 from pathlib import Path
 
 import pytest
 
+from dissector.blocks import read_blocks
+from dissector.headers import CUT, FRAGMENT, NOT_TCP, POSITION, WHY
+from dissector.packets import Packets
 from dissector.record import Record
 from dissector.segments import Streams
 from dissector.source import SourceError
@@ -191,6 +195,32 @@ def test_what_could_hide_a_stream_is_a_finding(tmp_path: Path, wire: Wire,
         assert rule in read(tmp_path / "x").rules()
     (tmp_path / "x").write_bytes(files.pcap(packets, 147))
     assert read(tmp_path / "x").rules() == {"unknown_link"}
+
+
+def test_headers_are_read_alike_with_and_without_a_vlan_tag(tmp_path: Path, packets: list[tuple[int, bytes]]) -> None:
+    """Frames without one are mostly read a shorter way: whole, damaged anywhere in their headers, and cut."""
+    rng = random.Random(6)
+
+    def damaged(frame: bytes) -> bytes:
+        octets = bytearray(frame)
+        for _ in range(rng.randrange(3)):
+            octets[rng.randrange(14, 54)] ^= 1 << rng.randrange(8)
+        return bytes(octets[:rng.choice((len(octets), len(octets), rng.randrange(14, 70)))])
+
+    plain = [(t, damaged(frame)) for t, frame in packets[:200] * 20]
+    tagged = [(t, frame[:12] + b"\x81\0\0\7" + frame[12:]) for t, frame in plain]
+    found = []
+    for frames, tag in ((plain, 0), (tagged, 4)):
+        (tmp_path / "x").write_bytes(files.pcap(frames))
+        blocks = read_blocks([tmp_path / "x"])
+        rows = [[*ends, *(part[:POSITION]), part[POSITION] - packet - tag, *part[POSITION + 1:WHY]]
+                if not part[WHY] else part[WHY]
+                for block in blocks if isinstance(block, Packets)
+                for ends, part, packet in zip(block.headers.ends.tolist(), block.headers.rows.tolist(),
+                                              block.position.tolist(), strict=True)]
+        found.append(rows)
+    assert found[0] == found[1]
+    assert {0, FRAGMENT, CUT, NOT_TCP} <= {row if isinstance(row, int) else 0 for row in found[0]}
 
 
 def test_a_capture_that_ends_early_gives_what_is_there(tmp_path: Path, wire: Wire,
