@@ -49,15 +49,23 @@ def tshark(capture: Path, *words: str) -> str:
 
 def table(capture: Path, columns: list[str], *words: str) -> list[tuple[str, ...]]:
     """One row for each value of the second column; the first is the frame's."""
-    arguments = [part for name in columns for part in ("-e", name)]
-    out = tshark(capture, "-Y", columns[1], "-T", "fields", "-E", "aggregator=;", *arguments, *words)
-    found = []
+    return tables(capture, [columns], *words)[0]
+
+
+def tables(capture: Path, wanted: list[list[str]], *words: str) -> list[list[tuple[str, ...]]]:
+    """The same for each of these lists of columns, all with the same first one, of one run of tshark."""
+    names = [wanted[0][0], *(name for columns in wanted for name in columns[1:])]
+    out = tshark(capture, "-Y", " || ".join(columns[1] for columns in wanted), "-T", "fields", "-E", "aggregator=;",
+                 *(part for name in names for part in ("-e", name)), *words)
+    found: list[list[tuple[str, ...]]] = [[] for _ in wanted]
     for line in out.splitlines():
-        frame, *cells = line.split("\t")
-        lists = [cell.split(";") for cell in cells]
-        count = len(lists[0])
-        for i in range(count):
-            found.append((frame, *(cell[i] if len(cell) == count else "" for cell in lists)))
+        frame, *left = line.split("\t")
+        for columns, rows in zip(wanted, found, strict=True):
+            cells, left = left[:len(columns) - 1], left[len(columns) - 1:]
+            lists = [cell.split(";") for cell in cells]
+            count = len(lists[0]) if cells[0] else 0
+            for i in range(count):
+                rows.append((frame, *(cell[i] if len(cell) == count else "" for cell in lists)))
     return found
 
 
@@ -82,23 +90,13 @@ def agree(capture: Path, *words: str, times: bool = True) -> Read:
     """Records and sync-points are the same, in one pass and in two."""
     mine = read(capture)
     for passes in ((), ("-2",)):
-        theirs = sorted(row[1:] for row in table(capture, COLUMNS, *passes, *words))
-        expected = records_of(mine)
+        records, syncs = tables(capture, [COLUMNS, SYNCS], *passes, *words)
+        theirs, expected = sorted(row[1:] for row in records), records_of(mine)
         if not times:
             theirs, expected = ([row[:6] + row[7:] for row in rows] for rows in (theirs, expected))
         assert theirs == expected
-        syncs = [(frame, name, checkpoint, status, latency) for frame, name, checkpoint, status, latency in
-                 _aligned(capture, *passes, *words)]
         assert sorted(syncs) == syncs_of(mine)
     return mine
-
-
-def _aligned(capture: Path, *words: str) -> list[tuple[str, ...]]:
-    """Sync-points; the first of a connection has no latency."""
-    found = []
-    for frame, name, checkpoint, status, latency in table(capture, SYNCS, *words):
-        found.append((frame, name, checkpoint, status, latency))
-    return found
 
 
 def test_the_file_in_the_repository_is_what_is_generated() -> None:
