@@ -23,6 +23,8 @@ from dissector.streams import SIZE, Stream
 from dissector.syncpoints import Sync
 
 PCAPS = Path(__file__).parent.parent / "pcaps"
+COMMAND = [sys.executable, "-m", "analysis"]
+"""`coloscope`, as it is here."""
 needs_memfd = pytest.mark.skipif(not hasattr(os, "memfd_create") or len(os.sched_getaffinity(0)) < 2,
                                  reason="memfd_create and a second processor are needed")
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pandas as pd
 import pytest
 
 from analysis.cli import main
-from tests.helpers import PCAPS
+from tests.helpers import COMMAND, PCAPS
 from tests.synthesiser import files, stream
 from tests.synthesiser.stream import Guest
 from tests.synthesiser.wire import Wire
@@ -31,7 +32,7 @@ COMMANDS = ["connections", "records", "syncs", "latency", "checkpoints", "phases
 
 
 def run(*words: str, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([sys.executable, "-c", "from analysis.cli import main; main()", *words],
+    return subprocess.run([*COMMAND, *words],
                           capture_output=True, input=stdin)
 
 
@@ -179,7 +180,7 @@ def test_all_connections(tmp_path: Path) -> None:
 def test_stdin_and_a_broken_pipe() -> None:
     done = run("latency", "-", "--format", "json", stdin=Path(COLO).read_bytes())
     assert json.loads(done.stdout)["rows"] == rows("latency", COLO)
-    command = f"'{sys.executable}' -c 'from analysis.cli import main; main()' records '{COLO}'"
+    command = shlex.join([*COMMAND, "records", COLO])
     piped = subprocess.run(f"set -o pipefail; {command} | head -1", shell=True,
                            executable="/bin/bash", capture_output=True)
     assert piped.returncode == 0
@@ -229,7 +230,7 @@ def test_a_bound_that_is_none(text: str) -> None:
 
 def test_odd_surroundings() -> None:
     """stdin closed; a terminal that knows no arrows; nothing to say about checkpoints."""
-    program = f"'{sys.executable}' -c 'from analysis.cli import main; main()'"
+    program = shlex.join(COMMAND)
     done = subprocess.run(f"{program} latency - <&-", shell=True, capture_output=True)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     done = subprocess.run(f"PYTHONIOENCODING=latin-1 {program} latency --format table '{COLO}'",

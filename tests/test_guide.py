@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.helpers import COMMAND
 from tests.synthesiser import files, stream
 from tests.synthesiser.stream import Guest
 from tests.synthesiser.wire import Wire
@@ -53,7 +55,7 @@ def test_commands_of_the_readme_print_what_it_shows(command: str) -> None:
     text = (ROOT / "README.md").read_text()
     shown = text[text.index(f"$ {command}\n") + len(command) + 3:]
     shown = re.split(r"\n```|\n\n\$ ", shown)[0]
-    program = f"'{sys.executable}' -c 'from analysis.cli import main; main()'"
+    program = shlex.join(COMMAND)
     done = subprocess.run(command.replace("coloscope", program, 1), shell=True, cwd=ROOT, text=True,
                           capture_output=True)
     assert (done.stdout + done.stderr).rstrip("\n") == shown.rstrip("\n")

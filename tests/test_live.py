@@ -31,13 +31,12 @@ from analysis.live.state import CHECKPOINT, FAILED_OVER, LOCKSTEP, SILENT
 from dissector.errors import CannotDo
 from dissector.headers import FIN, RST
 from dissector.source import Source
-from tests.helpers import PCAPS
+from tests.helpers import COMMAND, PCAPS
 from tests.synthesiser import files as capture_files
 from tests.synthesiser import stream
 from tests.synthesiser.stream import Guest
 from tests.synthesiser.wire import Wire
 
-COMMAND = [sys.executable, "-c", "from analysis.cli import main; main()"]
 SMALL = Guest(memory=4, batch=2)
 SECOND = 1_000_000_000
 Events = list[dict[str, Any]]

@@ -17,11 +17,10 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import PCAPS
+from tests.helpers import COMMAND, PCAPS
 from tests.synthesiser import network
 
 ROOT = PCAPS.parent
-COLOSCOPE = [sys.executable, "-c", "from analysis.cli import main; main()"]
 PAIR = [sys.executable, "-m", "tests.synthesiser.pair"]
 PORT = 7002
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -41,7 +40,7 @@ class Watched:
                  ring: str = "2x1GB", path: str = os.environ["PATH"]) -> None:
         words = ["--write", str(folder / "ring"), "--ring", ring] if recorded else []
         with (network.joined(delay_ms, loss) as (one, other),
-              _started(one.command("env", f"PATH={path}", *COLOSCOPE, "live", "-i", network.INTERFACE, "--format",
+              _started(one.command("env", f"PATH={path}", *COMMAND, "live", "-i", network.INTERFACE, "--format",
                                    "jsonl", "--filter", f"tcp port {PORT}", *words)) as live):
             try:
                 _until(lambda: list(folder.glob("ring*")) if recorded else _children(live.pid))
@@ -70,7 +69,7 @@ class Watched:
 
     def rows(self, command: str) -> list[dict[str, Any]]:
         """What the file analysis says of the recording."""
-        done = subprocess.run([*COLOSCOPE, command, "--format", "jsonl", *self.files], cwd=ROOT, check=True,
+        done = subprocess.run([*COMMAND, command, "--format", "jsonl", *self.files], cwd=ROOT, check=True,
                               capture_output=True, text=True, env=ENVIRONMENT)
         return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -157,7 +156,7 @@ def test_where_there_is_only_tcpdump(tmp_path: Path) -> None:
     (("delete", "dev", network.INTERFACE), "dumpcap has ended: The network adapter")])
 def test_an_interface_that_goes_away(words: tuple[str, ...], why: str) -> None:
     with network.joined() as (one, _), _started(one.command(
-            *COLOSCOPE, "live", "-i", network.INTERFACE, "--format", "jsonl")) as live:
+            *COMMAND, "live", "-i", network.INTERFACE, "--format", "jsonl")) as live:
         try:
             _until(lambda: _children(live.pid))
             time.sleep(1)

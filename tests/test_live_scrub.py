@@ -33,12 +33,12 @@ from dissector.rewrite import FILL
 from dissector.ring import RecordingError, RingWriter
 from dissector.scrub import scrub
 from dissector.source import Source
-from tests.helpers import PCAPS, read
+from tests.helpers import COMMAND, PCAPS, read
 from tests.synthesiser import files, network, stream
 from tests.synthesiser.stream import Guest, Message
 from tests.synthesiser.wire import EPOCH, Wire, lose, repeat, shuffle
-from tests.test_live import COMMAND, Events, comes, events, listed, of, run, table, watched
-from tests.test_live_pair import _LACKING, COLOSCOPE, ENVIRONMENT, PAIR, PORT, ROOT, _started, _until
+from tests.test_live import Events, comes, events, listed, of, run, table, watched
+from tests.test_live_pair import _LACKING, ENVIRONMENT, PAIR, PORT, ROOT, _started, _until
 from tests.test_scrub import leaked, secrets
 
 SMALL = Guest(memory=6, holes=4)
@@ -480,7 +480,7 @@ def test_a_real_link(tmp_path: Path) -> None:
     raw, port = tmp_path / "raw.pcapng", f"tcp port {PORT}"
     with (network.joined() as (one, other),
           _started(one.command("dumpcap", "-q", "-i", network.INTERFACE, "-f", port, "-w", str(raw))) as dumpcap,
-          _started(one.command(*COLOSCOPE, "live", "-i", network.INTERFACE, "--format", "jsonl", "--filter", port,
+          _started(one.command(*COMMAND, "live", "-i", network.INTERFACE, "--format", "jsonl", "--filter", port,
                                "--write", str(tmp_path / "ring"), "--scrub")) as live):
         try:
             _until(lambda: len(sockets(one)) == 2)
@@ -502,7 +502,7 @@ def test_a_real_link(tmp_path: Path) -> None:
     assert done.removed["memory"] > 1 << 20
     assert [packet[1:] for packet in packets_of(ring_of(tmp_path))] == [
         packet[1:] for packet in packets_of([tmp_path / "scrubbed.pcapng"])]
-    listed = subprocess.run([*COLOSCOPE, "syncs", "--format", "jsonl", *map(str, ring_of(tmp_path))], cwd=ROOT,
+    listed = subprocess.run([*COMMAND, "syncs", "--format", "jsonl", *map(str, ring_of(tmp_path))], cwd=ROOT,
                             env=ENVIRONMENT, check=True, capture_output=True)
     rows = [json.loads(line) for line in listed.stdout.splitlines()]
     said = [{name: event[name] for name in rows[0]} for event in of([json.loads(line) for line in text.splitlines()],

@@ -20,7 +20,7 @@ import analysis
 from analysis.report import basis
 from analysis.report.page import page, page_name
 from analysis.verdict import verdict
-from tests.helpers import PCAPS
+from tests.helpers import COMMAND, PCAPS
 from tests.synthesiser import files, stream
 from tests.synthesiser.stream import Guest
 from tests.synthesiser.wire import Wire
@@ -33,7 +33,7 @@ CAPTURES = {"colo-hvm-fast.A": 5, "remus-hvm.A": 4, "plain-hvm-mtu.A": 1, "colo-
 
 
 def run(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", "from analysis.cli import main; main()", *words], cwd=cwd,
+    return subprocess.run([*COMMAND, *words], cwd=cwd,
                           capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(PCAPS.parent)})
 
 

@@ -8,7 +8,6 @@ import gzip
 import io
 import json
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from dissector import protocol as p
 from dissector.findings import Finding
 from dissector.opening import direction_of
 from dissector.raw import RawStream
-from tests.helpers import PCAPS, octets_of, read
+from tests.helpers import COMMAND, PCAPS, octets_of, read
 from tests.synthesiser import files, stream
 from tests.synthesiser.stream import Guest, Message, encode, pfn_word, record
 from tests.synthesiser.wire import Wire
@@ -337,7 +336,7 @@ def test_a_checkpointed_stream_stops_anywhere() -> None:
 
 def verify(*arguments: str, octets: bytes | None = None) -> tuple[int, str, str]:
     """(exit status, stdout, stderr) of the command."""
-    done = subprocess.run([sys.executable, "-c", "from analysis.cli import main; main()", "verify", *arguments],
+    done = subprocess.run([*COMMAND, "verify", *arguments],
                           input=octets, capture_output=True)
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from dissector import fields, protocol
 from dissector.protocol import ARRAY, BLOB, PAGES, STRINGS, TEXT
 from dissector.record import Record
 from dissector.wireshark.generate import generate, path
-from tests.helpers import PCAPS, Read, read
+from tests.helpers import COMMAND, PCAPS, Read, read
 from tests.synthesiser import files, stream
 from tests.synthesiser.stream import Guest
 from tests.synthesiser.wire import FIN, Wire, lose, repeat, shuffle
@@ -310,7 +309,7 @@ def test_install_into_a_users_wireshark(tmp_path: Path) -> None:
     environment = {**os.environ, "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / ".config")}
 
     def coloscope(*words: str) -> str:
-        return subprocess.run([sys.executable, "-c", "from analysis.cli import main; main()", "wireshark", *words],
+        return subprocess.run([*COMMAND, "wireshark", *words],
                               capture_output=True, text=True, check=True, env=environment).stdout
 
     assert coloscope("status").endswith("not installed\n")

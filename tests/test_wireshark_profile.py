@@ -7,13 +7,13 @@ import csv
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from dissector.protocol import XEN_COLO
 from dissector.wireshark.profile import NAME, files
+from tests.helpers import COMMAND
 from tests.synthesiser import files as captures
 from tests.synthesiser import stream
 from tests.synthesiser.stream import Guest
@@ -29,7 +29,7 @@ SYNCS = [point.short_name for point in XEN_COLO.sync_points]
 def user(tmp_path: Path) -> dict[str, str]:
     """The environment of a user who took the profile, and nothing else."""
     environment = {**os.environ, "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / ".config")}
-    done = subprocess.run([sys.executable, "-c", "from analysis.cli import main; main()", "wireshark", "profile"],
+    done = subprocess.run([*COMMAND, "wireshark", "profile"],
                           capture_output=True, text=True, check=True, env=environment, cwd=ROOT)
     assert done.stdout.startswith(str(tmp_path))
     return environment
