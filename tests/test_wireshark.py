@@ -68,6 +68,15 @@ def tables(capture: Path, wanted: list[list[str]], *words: str) -> list[list[tup
     return found
 
 
+def experts(capture: Path, *rules: str, words: tuple[str, ...] = ()) -> dict[str, list[str]]:
+    """The frames that have an expert item of each of these rules."""
+    names = [f"xenmig.expert.{rule}" for rule in rules]
+    out = tshark(capture, "-Y", " || ".join(names), "-T", "fields", "-e", "frame.number",
+                 *(part for name in names for part in ("-e", name)), *words)
+    rows = [line.split("\t") for line in out.splitlines()]
+    return {rule: [row[0] for row in rows if row[1 + i]] for i, rule in enumerate(rules)}
+
+
 def records_of(result: Read) -> list[tuple[str, ...]]:
     return sorted((r.layer, r.name, r.direction, str(r.stream_offset), str(r.length), r.status,
                    str(r.first_frame), str(r.frame)) for r in result.records if r.frame)
@@ -187,9 +196,9 @@ def test_octets_that_never_come(tmp_path: Path) -> None:
         capture = files.write(tmp_path / "x.pcap", wire)
         theirs = {(row[3], int(row[4]), f"{row[1]}.{row[2]}", int(row[5])) for row in table(capture, COLUMNS)}
         assert theirs <= set(wire.expected())
-        holes = tshark(capture, "-Y", "xenmig.expert.hole", "-T", "fields", "-e", "frame.number")
+        holes = experts(capture, "hole")["hole"]
         lost = len(read(capture).connection.holes)
-        assert lost >= len(holes.split()) >= bool(lost)
+        assert lost >= len(holes) >= bool(lost)
 
 
 def swapped(messages: list[stream.Message], *structures: protocol.Structure) -> list[stream.Message]:
@@ -215,11 +224,9 @@ def swapped(messages: list[stream.Message], *structures: protocol.Structure) -> 
 def test_faults_are_expert_items(tmp_path: Path, case: Any, rule: str) -> None:
     capture = files.write(tmp_path / "x.pcap", Wire(case(list(stream.colo(3, SMALL)))))
     mine = read(capture)
-    found = set()
-    for name in ("wrong_sender", "out_of_order", "inside_checkpoint", "lost_place", "bad_length",
-                 "reserved_not_zero", "padding_not_zero", "optional_record", "wrong_direction"):
-        if tshark(capture, "-Y", f"xenmig.expert.{name}", "-T", "fields", "-e", "frame.number"):
-            found.add(name)
+    shown = experts(capture, "wrong_sender", "out_of_order", "inside_checkpoint", "lost_place", "bad_length",
+                    "reserved_not_zero", "padding_not_zero", "optional_record", "wrong_direction")
+    found = {rule for rule, frames in shown.items() if frames}
     # The engine has more landmarks than the sync-points by which the dissector finds its place.
     assert found == mine.rules() - {"found_place"}
     assert found >= {rule} - {""}
@@ -350,7 +357,7 @@ def summaries(text: str) -> list[list[str]]:
 def test_the_latency_table_of_tshark(tmp_path: Path, ask: tuple[str, ...]) -> None:
     """Asked for by a script argument or a preference, printed at the end: what `coloscope latency` says."""
     messages = list(stream.colo(4, SMALL))
-    captures = [PCAPS / "colo-hvm-fast.A.pcap.zst",
+    captures = [PCAPS / "colo-2ck-abort.A.pcap.zst",
                 files.write(tmp_path / "several.pcap", [
                     Wire(stream.colo(3 + i, replace(SMALL, seed=i)), ports=(30_000 + i, 7002)) for i in range(2)]),
                 files.write(tmp_path / "faulty.pcap", Wire([m for i, m in enumerate(messages) if m.control_id != 1
@@ -476,9 +483,8 @@ def test_a_lost_place_is_found_again(tmp_path: Path, structure: protocol.Structu
     assert 1 <= [status for _, status in found].count("unknown_order") <= 1 + (structure is protocol.CHECKPOINT_END)
     assert {status for _, status in found} == {"ok", "unknown_order"}
     for capture, count in ((torn, 1), (files.write(tmp_path / "whole.pcap", wire), 0)):
-        for rule in ("lost_in_hole", "found_place"):
-            shown = tshark(capture, "-Y", f"xenmig.expert.{rule}", "-T", "fields", "-e", "frame.number", *passes)
-            assert len(shown.split()) == count
+        shown = experts(capture, "lost_in_hole", "found_place", words=passes)
+        assert [len(frames) for frames in shown.values()] == [count, count]
 
 
 @pytest.mark.parametrize("passes", [(), ("-2",)])
