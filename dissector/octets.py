@@ -12,7 +12,7 @@ import os
 
 import numpy as np
 
-from dissector.compiled import compiled, copy_octets
+from dissector.compiled import compiled
 from dissector.pread import read_at
 
 IN_MEMORY = -1
@@ -45,6 +45,8 @@ class Passing:
 
     def __init__(self, file: InFile, origin: int, begin: int, end: int) -> None:
         self.file, self.origin, self._begin, self._end = file, origin, begin, end
+        self.there = end
+        """Behind it nothing could be read when all was."""
         self.loaded: np.ndarray | None = None
         """All of them, if they have been read."""
 
@@ -54,7 +56,7 @@ class Passing:
     def read(self, position: int, count: int) -> bytes:
         """Some octets; fewer if they are not there any more."""
         if self.loaded is not None:
-            return self.loaded[position:position + count].tobytes()
+            return self.loaded[position:min(position + count, self.there)].tobytes()
         try:
             octets = os.pread(self.file.number, count, self.origin + position)
         except OSError:
@@ -71,7 +73,7 @@ class Passing:
                 upto += os.preadv(self.file.number, [octets[begin:].data], self.origin + begin)
             octets[upto:] = 0
             self.file.is_short |= upto < self._end
-            self.loaded = octets
+            self.loaded, self.there = octets, upto
         return self.loaded
 
 
@@ -97,13 +99,3 @@ def fetch(block, position, count):  # type: ignore[no-untyped-def]
     for i in range(count):
         room[i] = data[position + i]
     return True
-
-
-@compiled
-def copy_from(data, file, origin, position, count, out, at):  # type: ignore[no-untyped-def]
-    """Copy octets of a block (as from `where`) to out[at]; the position behind them.  Zeros for what is not there."""
-    if file == IN_MEMORY:
-        return copy_octets(data, position, count, out, at)
-    for i in range(at + read_at(file, origin + position, out, at, count), at + count):
-        out[i] = 0
-    return at + count

@@ -15,7 +15,8 @@ import numpy as np
 from dissector.compiled import OctetBuffer, Octets, Table, Tables, compiled, copy_octets, kernel, lend
 from dissector.expected import NOT_KNOWN, SILENT
 from dissector.headers import ACK, ACKNOWLEDGEMENT, CAPTURED, FIN, FLAGS, LENGTH, POSITION, RST, SEQUENCE, SIDE, SYN
-from dissector.octets import NO_OCTETS, Block, copy_from, where
+from dissector.octets import IN_MEMORY, NO_OCTETS, Block, Passing, where
+from dissector.pread import read_at
 from dissector.segments import COLUMNS, SEGMENT_FRAME, SEGMENT_TIME, UNSEEN, UNSEEN_OTHER
 
 GRACE = 3_000_000_000
@@ -431,22 +432,35 @@ def _kept(rows: np.ndarray, data: Block, kept: np.ndarray) -> np.ndarray:
     if not len(rows):
         return NO_OCTETS
     octets = np.empty(int(rows[:, GIVEN].sum()), np.uint8)
-    if not isinstance(data, np.ndarray) and 2 * int(rows[rows[:, PLACE] >= 0, GIVEN].sum()) > len(data):
-        data = data.load()  # one by one they would take longer
-    _keep(rows, *where(data), kept, octets)
+    if not isinstance(data, Passing):
+        _keep(rows, *where(data), len(data), kept, octets)
+        return octets
+    if 2 * int(rows[rows[:, PLACE] >= 0, GIVEN].sum()) > len(data):
+        data.load()  # one by one they would take longer
+    data.file.is_short |= bool(_keep(rows, *where(data), data.there, kept, octets))
     return octets
 
 
 @kernel
-def _keep(rows: Table, data: Octets, file: int, origin: int, kept: Octets, out: OctetBuffer) -> None:
-    place = 0
+def _keep(rows: Table, data: Octets, file: int, origin: int, there: int, kept: Octets, out: OctetBuffer) -> int:
+    """Copy the octets of ranges to `out`; whether some were not in the file any more, which are not given then: in
+    `data` from `there` on."""
+    place, is_short = 0, False
     for i in range(len(rows)):
         row = rows[i]
         begin, row[PLACE] = row[PLACE], ~place
-        if begin >= 0:
-            place = copy_from(data, file, origin, begin, row[GIVEN], out, place)
-        else:
+        if begin < 0:
             place = copy_octets(kept, ~begin, row[GIVEN], out, place)
+            continue
+        if file == IN_MEMORY:
+            count = min(row[GIVEN], max(there - begin, 0))
+            copy_octets(data, begin, count, out, place)
+        else:
+            count = read_at(file, origin + begin, out, place, row[GIVEN])
+        is_short |= count < row[GIVEN]
+        row[GIVEN] = count
+        place += count
+    return int(is_short)
 
 
 @compiled

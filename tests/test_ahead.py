@@ -284,6 +284,30 @@ def test_a_file_that_becomes_shorter_meanwhile(segments: bool, small: None, tmp_
 
 
 @needs_memfd
+@pytest.mark.parametrize("share", [0.2, 0.9], ids=["most of it waits", "little waits"])
+def test_octets_that_wait_and_are_not_there_any_more(share: float, small: None, tmp_path: Path) -> None:
+    """They wait behind a hole, and are read when the rest of their block is: nothing is taken for them."""
+    whole = Wire(stream.colo(3))
+    data = whole.data_rows()
+    torn = whole.keep(np.delete(whole.rows, data[int(share * len(data))]))
+    path = files.write(tmp_path / "x.pcap", torn)
+    size = int(share * path.stat().st_size)
+    expected = [event for event in Engine().run([path]) if isinstance(event, Record)]
+    engine, records = Engine(), []
+    for block in Ahead([str(path)]):
+        if isinstance(block, Packets):
+            os.truncate(path, size)
+        records += [event for event in engine.take(block) if isinstance(event, Record)]
+    records += [event for event in engine.finish() if isinstance(event, Record)]
+    assert [f.text for f in engine.findings if f.rule == "damaged_file"] == [f"{path}: {ahead._SHORT}"]
+    here = [record for record in records if record.status == COMPLETE]
+    assert 0 < len(here) < len(expected)
+    known = {(record.direction, record.stream_offset): record.octets for record in expected}
+    assert all(known.get((record.direction, record.stream_offset)) == record.octets for record in here)
+    assert {f.rule for f in engine.findings} == {"hole", "lost_in_hole", "damaged_file"}
+
+
+@needs_memfd
 @pytest.mark.parametrize("started", [False, True], ids=["forked", "started"])
 def test_whatever_becomes_of_its_name_meanwhile(started: bool, small: None, monkeypatch: pytest.MonkeyPatch,
                                                 tmp_path: Path) -> None:
