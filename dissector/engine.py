@@ -48,12 +48,15 @@ _REST_OF_RULES = (
 )
 
 
-def _by_stream(rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+def _by_stream(segments: Segments) -> Iterator[tuple[int, np.ndarray]]:
     """The rows of each stream, in their order."""
-    numbers = rows[:, STREAM]
-    if (numbers == numbers[0]).all():
-        yield int(numbers[0]), rows
+    rows = segments.rows
+    if not len(rows):
         return
+    if segments.of_one:
+        yield rows.item(0, STREAM), rows
+        return
+    numbers = rows[:, STREAM]
     order = np.argsort(numbers, kind="stable")
     rows, numbers = rows[order], numbers[order]
     bounds = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(rows)]
@@ -207,7 +210,7 @@ class Engine:
         segments = self.streams.scan(packets)
         if self.streams.counters[hd.UNKNOWN_LINK] > unknown:
             self._links |= set(np.unique(packets.link).tolist()) - {*LINKS, NO_PACKET}
-        for number, mine in _by_stream(segments.rows) if len(segments.rows) else ():
+        for number, mine in _by_stream(segments):
             connection = self.connections.get(number) or self._open(number)
             records = self._feed(connection, segments, mine)
             if self._keeps(connection):

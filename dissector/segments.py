@@ -89,12 +89,13 @@ class Segments:
     number of the packet and its time (ns since the epoch); SIDE, SEQUENCE, ACKNOWLEDGEMENT, FLAGS, POSITION, LENGTH
     and CAPTURED as in `dissector.headers.Headers`; UNSEEN and UNSEEN_OTHER, octets of this side and of the other that
     passed in front of it since the row before, in order and complete.  Streams that were found uninteresting are left
-    out, and segments that nobody needs (`dissector.expected`).
+    out, and segments that nobody needs (`dissector.expected`).  `of_one`: all are of one stream.
     """
 
     packets: Packets
     rows: np.ndarray
     streams: Streams
+    of_one: bool
 
     def endpoint(self, stream: int, side: int) -> str:
         """ "address:port" of one end of a stream."""
@@ -245,10 +246,10 @@ class Streams:
         octets = where(packets.octets)
         rows = np.empty((len(packets), COLUMNS), np.int64)
         packets.streams = np.full(len(packets), _NO_STREAM, np.int64)
-        done, filled = 0, 0
+        done, filled, stretches = 0, 0, 0
         while done < len(packets):
             begin, before, part = done, self._used, rows[filled:]
-            done, given, self._used = _scan(
+            done, given, self._used, changes = _scan(
                 *octets, packets.headers.ends, packets.headers.rows, packets.time, packets.first, packets.streams,
                 done, part, before, *self._lent, self._last_time, self._fetched, self._sparing)
             new = self._used - before
@@ -259,9 +260,10 @@ class Streams:
                 told[told >= 0] = self._numbers[told[told >= 0]]
             self.count += new
             filled += given
+            stretches += 1 + changes
             if done < len(packets):
                 self._make_room(rows[:filled, STREAM])
-        return Segments(packets, rows[:filled], self)
+        return Segments(packets, rows[:filled], self, stretches <= 1)
 
     def _expect_nothing(self, row: int) -> None:
         at = self._streams.item(row, _EXPECTED)
@@ -392,13 +394,16 @@ def _scan(data: Octets, file: int, origin: int, ends: WordTable, headers: Table3
           numbers: Numbers, done: int, rows: Table, count: int, openings: Words, slots: Slots, keys: WordTable,
           secret: Words, streams: Table, sides: Tables, expected: Tables, hops: Tables, sniffed: OctetTables,
           counters: Numbers, first: Numbers, last_time: Numbers, fetched: OctetBuffer,
-          sparing: bool) -> tuple[int, int, int]:
-    """Fill `rows` from packet `done` on; stops early when the stream tables are full."""
-    turned_out_foreign, filled, block = False, 0, (data, file, origin, fetched)
+          sparing: bool) -> tuple[int, int, int, int]:
+    """Fill `rows` from packet `done` on; stops early when the stream tables are full.  The next packet, how many rows
+    and streams there are, how often a row was of another stream than the one before."""
+    turned_out_foreign, filled, block, changes = False, 0, (data, file, origin, fetched), 0
     slot, known = np.int64(0), -1
     for i in range(done, len(headers)):
         if count == len(keys):
-            return i, _without_ignored(rows, filled, streams) if turned_out_foreign else filled, count
+            if turned_out_foreign:
+                filled = _without_ignored(rows, filled, streams)
+            return i, filled, count, changes
         time, header = times[i], headers[i]
         if time:
             if time < last_time[0]:
@@ -467,5 +472,8 @@ def _scan(data: Octets, file: int, origin: int, ends: WordTable, headers: Table3
         for column in range(STREAM):
             row[column] = header[column]
         row[FLAGS], row[STREAM], row[SEGMENT_FRAME], row[SEGMENT_TIME] = flags, stream, first_packet + i, time
+        changes += filled > 0 and rows[filled - 1, STREAM] != stream
         filled += 1
-    return len(headers), _without_ignored(rows, filled, streams) if turned_out_foreign else filled, count
+    if turned_out_foreign:
+        filled = _without_ignored(rows, filled, streams)
+    return len(headers), filled, count, changes

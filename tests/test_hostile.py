@@ -31,7 +31,7 @@ from tests.helpers import Read, collect, read
 from tests.synthesiser import files, stream
 from tests.synthesiser.files import block, enhanced, option, pcapng_start
 from tests.synthesiser.stream import Guest, Message, encode
-from tests.synthesiser.wire import Wire
+from tests.synthesiser.wire import EPOCH, Wire
 
 SMALL = Guest(memory=1, holes=0, dirty=1)
 COLO = list(stream.colo(1, SMALL))
@@ -87,6 +87,25 @@ def test_connections_that_are_told_by_their_first_octets_open_none(
     assert {result.engine.seems(number) for number in range(40) if number != 7} == {"HTTP"}
     assert (result.engine.streams.sniffed(0) is not None) == (size >= 16)
     assert result.engine.streams.sniffed(7) is None
+
+
+def test_connections_that_turn_out_to_be_others_leave_nothing(tmp_path: Path) -> None:
+    """Who has answered is seen before who spoke first: what was taken of both goes when both have told."""
+    both = []
+    for i in range(2):
+        wire = Wire([Message(p.BACK, p.XL_HEADER, b"220 mail.example.org ESMTP\r\n"),
+                     Message(p.FORWARD, p.XL_HEADER, b"EHLO primary.example.org\r\n")],
+                    ports=(2000 + i, 25), fin=False)
+        told = np.flatnonzero(wire.rows["length"])
+        order = np.arange(len(wire.rows))
+        order[told] = told[::-1]
+        both.append([frame for _, frame in files.frames(wire.keep(wire.rows[order]))])
+    path = tmp_path / "x"
+    path.write_bytes(files.pcap([(EPOCH, frame) for pair in zip(*both, strict=True) for frame in pair]))
+    result = read(path)
+    assert result.engine.streams.count == 2
+    assert not result.engine.connections
+    assert [result.engine.streams.sniffed(number) is not None for number in range(2)] == [True, True]
 
 
 @pytest.mark.parametrize("first", [0, 1, 2])
