@@ -103,7 +103,9 @@ class Run:
     def tail(self, row: int) -> Run:
         """The ranges from `row` on, with octets of their own that outlive the block."""
         rows = self.rows[row:].copy()
-        return Run(rows, NO_ACKS, NO_OCTETS, _kept(rows, self.data, self.kept), self.whole, self.in_turn)
+        kept = _kept(rows, self.data, self.kept)
+        whole = self.whole and bool((rows[:, GIVEN] == rows[:, SIZE]).all())  # unless the file has become shorter
+        return Run(rows, NO_ACKS, NO_OCTETS, kept, whole, self.in_turn)
 
     def behind(self, early: Run | None) -> Run:
         """This run with the ranges of an earlier `tail` in front."""

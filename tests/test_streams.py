@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import tempfile
@@ -14,6 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dissector.octets import InFile, Passing
+from dissector.streams import NO_ACKS, Run
 from tests.helpers import Read, read
 from tests.synthesiser import files, stream
 from tests.synthesiser.stream import Guest, Message
@@ -188,6 +191,20 @@ def test_segments_of_an_earlier_connection_are_left_out(tmp_path: Path) -> None:
         [*frames[:30], *((t, f + b"\xaa" * 9) for t, f in files.frames(old)), *frames[30:]]))
     result = read(tmp_path / "x.pcap")
     assert result.framed() == wire.expected()
+
+
+@pytest.mark.parametrize("there", [30, 20, 0])
+def test_what_outlives_a_block_of_a_file_that_has_become_shorter(there: int, tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(bytes(range(there)))
+    number = os.open(tmp_path / "x", os.O_RDONLY)
+    rows = np.array([[100, 12, 12, 5, 1, 1, 0], [112, 9, 9, 17, 2, 2, 0]], np.int64)
+    file = InFile(number)
+    run = Run(rows, NO_ACKS, Passing(file, 0, 0, 100), np.zeros(0, np.uint8), whole=True)
+    tail = run.tail(0)
+    octets = [tail.octets(i, 0, 50) for i in range(2)]
+    file.close()
+    assert octets == [bytes(range(there))[5:17], bytes(range(there))[17:26]]
+    assert tail.whole == (not file.is_short) == (there == 30)
 
 
 def tshark_streams(path: Path) -> list[int]:
