@@ -133,16 +133,21 @@ def _network(data, link, p, end):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def _end_on_wire(data, p, wire_end):  # type: ignore[no-untyped-def]
+    """Where the IPv4 packet at `p` ends on the wire, if the frame does at `wire_end`."""
+    total = _be16(data, p + 2)
+    # 0: segmentation offload, the stack did not know the length; the frame does.
+    return min(wire_end, p + total) if total else wire_end
+
+
+@compiled
 def _transport(data, kind, p, end, wire_end):  # type: ignore[no-untyped-def]
     """(protocol, position, end on the wire) of what an IP packet carries; -1: cut off, -2: a
     fragment, -3: not IP."""
     if kind == 0x0800:
         if p + 20 > end:
             return np.int64(-1), p, wire_end
-        total = _be16(data, p + 2)
-        # 0: segmentation offload, the stack did not know the length; the frame does.
-        if total:
-            wire_end = min(wire_end, p + total)
+        wire_end = _end_on_wire(data, p, wire_end)
         if _be16(data, p + 6) & 0x3FFF:
             return np.int64(-2), p, wire_end
         protocol, p = np.int64(data[p + 9]), p + (data[p] & 15) * 4
@@ -209,8 +214,7 @@ def _find_tcp(data, link, p, end, wire_end):  # type: ignore[no-untyped-def]
     """Look for TCP in a frame: (why not, or 0; depth of tunnels; ethertype; positions of the IP
     and of the TCP header; end on the wire)."""
     if _is_usual(data, link, p, end):  # the rest finds the same in twice the time
-        total = _be16(data, p + 16)
-        return (0, 0, np.int64(0x0800), p + 14, p + 34, min(wire_end, p + 14 + total) if total else wire_end)
+        return 0, 0, np.int64(0x0800), p + 14, p + 34, _end_on_wire(data, p + 14, wire_end)
     kind, p = _network(data, link, p, end)
     depth = 0
     while True:
