@@ -33,8 +33,7 @@ COMMANDS = ["connections", "records", "syncs", "latency", "checkpoints", "phases
 
 
 def run(*words: str, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([*COMMAND, *words],
-                          capture_output=True, input=stdin)
+    return subprocess.run([*COMMAND, *words], capture_output=True, input=stdin)
 
 
 def here(*words: str) -> Result:

@@ -357,7 +357,7 @@ def summaries(text: str) -> list[list[str]]:
 def test_the_latency_table_of_tshark(tmp_path: Path, ask: tuple[str, ...]) -> None:
     """Asked for by a script argument or a preference, printed at the end: what `coloscope latency` says."""
     messages = list(stream.colo(4, SMALL))
-    captures = [PCAPS / "colo-2ck-abort.A.pcap.zst",
+    captures = [PCAPS / "colo-hvm-fast.A.pcap.zst",
                 files.write(tmp_path / "several.pcap", [
                     Wire(stream.colo(3 + i, replace(SMALL, seed=i)), ports=(30_000 + i, 7002)) for i in range(2)]),
                 files.write(tmp_path / "faulty.pcap", Wire([m for i, m in enumerate(messages) if m.control_id != 1
