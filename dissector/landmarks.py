@@ -124,12 +124,18 @@ _MAGICS = np.array([[int.from_bytes(magic[:8].ljust(8, b"\0")), int.from_bytes(m
                      (1 << 64) - (1 << 8 * (WINDOW - len(magic)))] for magic, _ in _HEADERS], np.uint64)
 
 
+def _pair(magic: bytes) -> bytes:
+    """Where the first two octets of a magic that differ stand, and both."""
+    at = next(i for i in range(len(magic) - 1) if magic[i] != magic[i + 1])
+    return bytes([at]) + magic[at:at + 2]
+
+
 _FIRST = np.zeros(256, np.bool_)
 _FIRST[[magic[0] for magic, _ in _HEADERS]] = True
 """With which octets a magic begins."""
-_PAIRS = np.frombuffer(b"".join(magic[:2] for magic, _ in _HEADERS), np.uint8)
-"""The first two octets of each magic."""
-_AT_ONCE = 128
+_PAIRS = np.frombuffer(b"".join(_pair(magic) for magic, _ in _HEADERS), np.uint8)
+"""What tells each magic from most octets (`_pair`)."""
+_AT_ONCE, _FEW = 256, 32
 """Places that are looked at together: with loops that have no way out, a processor takes 32 octets in each step."""
 _PAGE = mmap.PAGESIZE
 _APART = 4096
@@ -198,7 +204,7 @@ def _scan(rows: Table, starts: Numbers, data: Octets, file: int, origin: int, ke
         if rows[r, HOLE]:
             given = 0
         source, at = (data, place) if place >= 0 else (kept, ~place)
-        i = slow = max(begin - offset, 0)
+        i = max(begin - offset, 0)
         if i < given and place >= 0 and file != IN_MEMORY:
             if not low <= place <= place + given <= high:
                 low, high = place, place + _reach(rows, r, len(room) - _PAGE)
@@ -209,24 +215,17 @@ def _scan(rows: Table, starts: Numbers, data: Octets, file: int, origin: int, ke
                 shift = to - low
             source, at = room, place + shift
         while i < given:
-            if i >= slow and have >= 16 and i >= 16:
-                before = i
-                while i < given and given >= _AT_ONCE + 16:
-                    start = min(i, given - _AT_ONCE)  # as many at the end, some of them again
-                    if not _is_dull(source[at + start - 15:at + start + _AT_ONCE - 8], pairs):
-                        break
-                    i = start + _AT_ONCE
-                slow = i + _AT_ONCE
-                if i > before:
-                    older, newer, upto = _be(source, at + i - 16, 8), _be(source, at + i - 8, 8), offset + i - 15
-                    continue
-            older = older << eight | newer >> one
-            newer = newer << eight | np.uint64(source[np.uint64(at + i)])
+            if have >= WINDOW - 1 and i >= WINDOW - 1:  # the window lies in this range
+                i = min(_next_end(source[at:at + given], i, most, first, pairs), given - 1)
+                older, newer = _be(source, at + i + 1 - WINDOW, 8), _be(source, at + i - 7, 8)
+            else:
+                older = older << eight | newer >> one
+                newer = newer << eight | np.uint64(source[np.uint64(at + i)])
             have += 1
             i += 1
-            if have < 16:
+            if have < WINDOW:
                 continue
-            here = offset + i - 16
+            here = offset + i - WINDOW
             upto = here + 1
             # The middle two octets of a record number are zero, in either byte order.
             if older & np.uint64(0x00FFFF0000000000) and not first[older >> one]:
@@ -255,22 +254,52 @@ def _scan(rows: Table, starts: Numbers, data: Octets, file: int, origin: int, ke
 
 
 @compiled
-def _is_dull(octets, pairs):  # type: ignore[no-untyped-def]
-    """Whether no record may begin at any of these octets; seven more stand behind the last one.  The second and third
-    octet of its number are zero, but not all of its header; a magic begins with one of a few pairs."""
-    count = len(octets) - 7
+def _next_end(octets, i, most, first, pairs):  # type: ignore[no-untyped-def]
+    """Where, from `i` on, a window ends that may be one of a record, by what is cheap to refuse."""
+    slow = i + _FEW
+    while i < len(octets):
+        if i >= slow and len(octets) >= _AT_ONCE + WINDOW:
+            start = min(i, len(octets) - _AT_ONCE)  # as many at the end, some of them again
+            if _is_dull(octets[start + 1 - WINDOW:start + _AT_ONCE], most, pairs):
+                i = start + _AT_ONCE
+                continue
+            slow = start + _AT_ONCE
+        if _may_begin(octets[i + 1 - WINDOW:i + 1], most, first):
+            break
+        i += 1
+    return i
+
+
+@compiled
+def _may_begin(window, most, first):  # type: ignore[no-untyped-def]
+    """Whether a window begins with a likely record header, or with the first octet of a magic.  Likely: three octets
+    of the number are zero, in either byte order, and so is the upper half of the length's highest one."""
+    little = window[3] == 0 and 0 < window[0] <= most and window[7] < 16
+    big = window[0] == 0 and 0 < window[3] <= most and window[4] < 16
+    return (window[1] == 0 and window[2] == 0 and (little or big)) or first[window[0]]
+
+
+@compiled
+def _is_dull(octets, most, pairs):  # type: ignore[no-untyped-def]
+    """Whether no window in these octets is such a one (`_may_begin`), or one of a magic that has its pair."""
+    count = len(octets) - WINDOW + 1
     here, behind, third = octets[:count], octets[1:count + 1], octets[2:count + 2]
-    zeros, more, magic = False, False, False
+    zeros, header, magic = False, False, False
     for i in range(count):
         zeros |= (behind[i] == 0) & (third[i] == 0)
     if zeros:
-        for i in range(len(octets)):
-            more |= octets[i] != 0
-        return not more
-    for m in range(0, len(pairs), 2):
-        first, second = pairs[m], pairs[m + 1]
+        fourth, fifth, eighth = octets[3:count + 3], octets[4:count + 4], octets[7:count + 7]
         for i in range(count):
-            magic |= (here[i] == first) & (behind[i] == second)
+            little = (fourth[i] == 0) & (here[i] != 0) & (here[i] <= most) & (eighth[i] < 16)
+            big = (here[i] == 0) & (fourth[i] != 0) & (fourth[i] <= most) & (fifth[i] < 16)
+            header |= (behind[i] == 0) & (third[i] == 0) & (little | big)
+        if header:
+            return False
+    for m in range(0, len(pairs), 3):
+        at, first, second = np.int64(pairs[m]), pairs[m + 1], pairs[m + 2]
+        one, other = octets[at:at + count], octets[at + 1:at + 1 + count]
+        for i in range(count):
+            magic |= (one[i] == first) & (other[i] == second)
     return not magic
 
 

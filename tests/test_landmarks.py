@@ -207,28 +207,50 @@ def test_chance_makes_no_landmarks(kind: str) -> None:
     assert begin == size - 15
 
 
-@pytest.mark.parametrize("kind", ["random", "zeros"])
-@pytest.mark.parametrize("piece", [128, 143, 256, 257, 1448])
+def _as_in_memory(size: int, rng: np.random.Generator) -> np.ndarray:
+    """Octets as those of a guest: pages of zeros, of ones, of small numbers, of pointers, of text."""
+    kinds = [np.zeros(512, np.uint64), np.full(512, (1 << 64) - 1, np.uint64), rng.integers(0, 40, 512, np.uint64),
+             rng.integers(0, 40, 512, np.uint64) << np.uint64(32), rng.integers(0, 1 << 46, 512, np.uint64),
+             rng.integers(0, 1 << 63, 512, np.uint64)]
+    return np.concatenate([kinds[kind] for kind in rng.integers(0, len(kinds), size // 4096)]).view(np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["random", "zeros", "memory"])
+@pytest.mark.parametrize("piece", [60, 128, 256, 271, 272, 301, 1448])
 def test_where_pieces_end_does_not_matter(kind: str, piece: int) -> None:
-    """Octets looked at many at a time give what they give in pieces too small for that."""
+    """Octets looked at many at a time give what they give one by one, in pieces too small for anything else."""
     rng = np.random.default_rng(piece)
-    size = 1 << 18
-    octets = rng.integers(0, 256, size, np.uint8) if kind == "random" else np.zeros(size, np.uint8)
-    needles = sorted({m.octets for m in stream.colo(1, GUEST) if len(m.octets) == WINDOW})
-    at = rng.permutation(np.arange(1, size // piece))[:100] * piece - rng.integers(0, 40, 100)
-    for place, number in zip(at.tolist(), rng.integers(0, len(needles), 100), strict=True):
+    size = 1 << 19
+    octets = {"random": lambda: rng.integers(0, 256, size, np.uint8), "zeros": lambda: np.zeros(size, np.uint8),
+              "memory": lambda: _as_in_memory(size, rng)}[kind]()
+    needles = []
+    for order in ("little", "big"):
+        needles += sorted({m.octets[:WINDOW] for m in stream.colo(1, replace(GUEST, order=order))
+                           if len(m.octets) == WINDOW or m.structure.magic})
+        body = (1000).to_bytes(4, order) + bytes(4 + 1000 * 8 + 1000 * p.PAGE_SIZE)
+        needles.append(stream.record(p.PAGE_DATA.type, body, order)[:WINDOW])  # of 4 MB
+    at = np.arange(3000, size - 3000, 300)
+    at += rng.integers(0, 300 - WINDOW, len(at))
+    at[::5] = at[::5] // piece * piece - rng.integers(0, 40, len(at[::5]))  # where pieces end
+    for place, number in zip(at.tolist(), rng.integers(0, len(needles), len(at)), strict=True):
         octets[place:place + WINDOW] = np.frombuffer(needles[number], np.uint8)
 
     def found(piece: int) -> list[tuple[int, str]]:
         rows = np.zeros((-(-size // piece), RANGE_COLUMNS), np.int64)
         rows[:, OFFSET] = rows[:, PLACE] = np.arange(len(rows)) * piece
         rows[:, SIZE] = rows[:, GIVEN] = np.minimum(piece, size - rows[:, OFFSET])
-        marks, begin = landmarks(Run(rows, NO_ACKS, octets, NO_OCTETS), 0)
+        run, begin, before, left = Run(rows, NO_ACKS, octets, NO_OCTETS), at.item(7) + 1, 0, []
+        while begin != before:  # so many at a time
+            before = begin
+            marks, begin = landmarks(run, before)
+            left += [(mark.offset, mark.state) for mark in marks]
         assert begin == size - 15
-        return [(mark.offset, mark.state) for mark in marks]
+        return left
 
-    assert found(piece) == found(60)
-    assert len(set(at.tolist()) & {offset for offset, _ in found(piece)}) > 60
+    told = found(piece)
+    assert told == found(WINDOW - 1)
+    assert min(told)[0] > at.item(7)
+    assert len(set(at.tolist()) & {offset for offset, _ in told}) > len(at) / 2
 
 
 def test_a_landmark_is_found_in_any_pieces(tmp_path: Path) -> None:
