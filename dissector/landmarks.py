@@ -137,6 +137,9 @@ _PAIRS = np.frombuffer(b"".join(_pair(magic) for magic, _ in _HEADERS), np.uint8
 """What tells each magic from most octets (`_pair`)."""
 _AT_ONCE, _FEW = 256, 32
 """Places that are looked at together: with loops that have no way out, a processor takes 32 octets in each step."""
+_ENOUGH = 1 << 20
+"""Octets that are looked through although something was found in them: mostly it tells the place, and spares the
+rest."""
 _PAGE = mmap.PAGESIZE
 _APART = 4096
 """Octets of a file between two ranges that are read with them."""
@@ -201,6 +204,8 @@ def _scan(rows: Table, starts: Numbers, data: Octets, file: int, origin: int, ke
     most = len(sizes[0]) - 1
     for r in range(len(rows)):
         offset, given, place = rows[r, OFFSET], rows[r, GIVEN], rows[r, PLACE]
+        if found and offset > begin + _ENOUGH:
+            break
         if rows[r, HOLE]:
             given = 0
         source, at = (data, place) if place >= 0 else (kept, ~place)

@@ -191,6 +191,9 @@ class Seeker:
             if self._begin == before:
                 break
         self._bury(proven)
+        if proven and (self.direction or not proven.dead):  # who asked goes on with what is left
+            self._early = None
+            return proven
         self._passage.look_at(run)
         row = int(run.rows[:, OFFSET].searchsorted(self._begin, "right")) - 1
         self._passage.leave(row)
