@@ -9,20 +9,16 @@ proof is `dissector.seeker`'s.
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 
 from dissector import fields
 from dissector.compiled import Flags, Numbers, OctetBuffer, Octets, Table, WordTable, compiled, kernel
-from dissector.container import PACKET_MAX
 from dissector.fields import BIG_ENDIAN, HEADER_SIZE, LITTLE_ENDIAN
 from dissector.headers import _be
 from dissector.octets import IN_MEMORY, Passing, fetch, where
-from dissector.pread import read_at
 from dissector.protocol import (
     ARRAY,
     BODY_LENGTH_MAX,
@@ -41,7 +37,7 @@ from dissector.protocol import (
     Field,
     Structure,
 )
-from dissector.streams import GIVEN, HOLE, OFFSET, PLACE, SIZE, Run
+from dissector.streams import GIVEN, HOLE, OFFSET, PLACE, SIZE, Run, near_room, read_near
 
 WINDOW = 2 * HEADER_SIZE
 """Octets that make a candidate: a record header and the first two words of its body."""
@@ -140,16 +136,8 @@ _AT_ONCE, _FEW = 256, 32
 _ENOUGH = 1 << 20
 """Octets that are looked through although something was found in them: mostly it tells the place, and spares the
 rest."""
-_PAGE = mmap.PAGESIZE
-_APART = 4096
-"""Octets of a file between two ranges that are read with them."""
-
-
-@cache
-def _room() -> tuple[np.ndarray, np.ndarray]:
-    """Room for octets that stay in a file, and for a record header.  It is little: some machines take 1 ms for each
-    MiB that is used for the first time."""
-    return np.frombuffer(mmap.mmap(-1, PACKET_MAX + _PAGE), np.uint8), np.zeros(HEADER_SIZE, np.uint8)
+_HEADER = np.zeros(HEADER_SIZE, np.uint8)
+"""Room for a record header."""
 
 
 def landmarks(run: Run, begin: int) -> tuple[list[Landmark], int]:
@@ -157,8 +145,8 @@ def landmarks(run: Run, begin: int) -> tuple[list[Landmark], int]:
     next run, which must start with the octets of this one from there on."""
     out = np.empty((_CANDIDATES, 3), np.int64)
     starts = np.ascontiguousarray(run.rows[:, OFFSET])
-    found, begin, is_short = _scan(run.rows, starts, *where(run.data), run.kept, *_room(), begin, _KINDS, _SIZES,
-                                   _MAGICS, _FIRST, _PAIRS, out)
+    found, begin, is_short = _scan(run.rows, starts, *where(run.data), run.kept, near_room(), _HEADER, begin, _KINDS,
+                                   _SIZES, _MAGICS, _FIRST, _PAIRS, out)
     if isinstance(run.data, Passing):
         run.data.file.is_short |= bool(is_short)
     return list(_named(out[:found])), int(begin)
@@ -173,22 +161,6 @@ def _named(rows: np.ndarray) -> Iterator[Landmark]:
         else:
             direction, state = _STATES[kind]
             yield Landmark(direction, state, order, offset, not _KINDS[kind, _CHAINED])
-
-
-@compiled
-def _reach(rows, r, most):  # type: ignore[no-untyped-def]
-    """Octets of the file, from range `r` on, that are read together: `most` at most, if it has no more itself, of the
-    ranges that stand behind it there, too."""
-    place = rows[r, PLACE]
-    end = place + rows[r, GIVEN]
-    for i in range(r + 1, len(rows)):
-        row = rows[i]
-        if row[HOLE]:
-            continue
-        if not (end <= row[PLACE] <= end + _APART and row[PLACE] + row[GIVEN] <= place + most):
-            break
-        end = row[PLACE] + row[GIVEN]
-    return end - place
 
 
 @kernel
@@ -212,12 +184,9 @@ def _scan(rows: Table, starts: Numbers, data: Octets, file: int, origin: int, ke
         i = max(begin - offset, 0)
         if i < given and place >= 0 and file != IN_MEMORY:
             if not low <= place <= place + given <= high:
-                low, high = place, place + _reach(rows, r, len(room) - _PAGE)
-                to = (origin + low) % _PAGE  # as in the file (`dissector.container.place_of` says why)
-                count = read_at(file, origin + low, room, to, high - low)
-                for j in range(to + count, to + high - low):
-                    room[j], is_short = 0, 1
-                shift = to - low
+                low, high, shift = read_near(file, origin, rows, r, room)
+            if place + given > high:
+                given, is_short = max(high - place, 0), 1
             source, at = room, place + shift
         while i < given:
             if have >= WINDOW - 1 and i >= WINDOW - 1:  # the window lies in this range

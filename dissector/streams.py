@@ -8,11 +8,14 @@ it, so duplicates and retransmissions move nothing.
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
 from dissector.compiled import OctetBuffer, Octets, Table, Tables, compiled, copy_octets, kernel, lend
+from dissector.container import PACKET_MAX
 from dissector.expected import NOT_KNOWN, SILENT
 from dissector.headers import ACK, ACKNOWLEDGEMENT, CAPTURED, FIN, FLAGS, LENGTH, POSITION, RST, SEQUENCE, SIDE, SYN
 from dissector.octets import IN_MEMORY, NO_OCTETS, Block, Passing, where
@@ -53,6 +56,10 @@ RANGE_COLUMNS = 7
  _REPEATED, _CROWDED, _FAR, _FAR_COUNT, _LAST, _LATE, _LACKING) = range(18)
 _UNKNOWN, _WAITING, _RUNNING = range(3)
 _NOWHERE = -(1 << 62)
+
+_PAGE = mmap.PAGESIZE
+_APART = 4096
+"""Octets of a file between two ranges that are read with them."""
 
 _NO_ROWS = np.zeros((0, COLUMNS), np.int64)
 NO_ACKS = np.zeros((0, 3), np.int64)
@@ -434,35 +441,62 @@ def _kept(rows: np.ndarray, data: Block, kept: np.ndarray) -> np.ndarray:
     if not len(rows):
         return NO_OCTETS
     octets = np.empty(int(rows[:, GIVEN].sum()), np.uint8)
-    if not isinstance(data, Passing):
-        _keep(rows, *where(data), len(data), kept, octets)
-        return octets
-    if 2 * int(rows[rows[:, PLACE] >= 0, GIVEN].sum()) > len(data):
-        data.load()  # one by one they would take longer
-    data.file.is_short |= bool(_keep(rows, *where(data), data.there, kept, octets))
+    there = data.there if isinstance(data, Passing) else len(data)
+    is_short = _keep(rows, *where(data), there, kept, near_room(), octets)
+    if isinstance(data, Passing):
+        data.file.is_short |= bool(is_short)
     return octets
 
 
 @kernel
-def _keep(rows: Table, data: Octets, file: int, origin: int, there: int, kept: Octets, out: OctetBuffer) -> int:
+def _keep(rows: Table, data: Octets, file: int, origin: int, there: int, kept: Octets, room: OctetBuffer,
+          out: OctetBuffer) -> int:
     """Copy the octets of ranges to `out`; whether some were not in the file any more, which are not given then: in
     `data` from `there` on."""
-    place, is_short = 0, False
+    place, low, shift, is_short = 0, 0, 0, False
+    if file != IN_MEMORY:
+        there = 0  # in `room`
     for i in range(len(rows)):
         row = rows[i]
-        begin, row[PLACE] = row[PLACE], ~place
+        begin, given = row[PLACE], row[GIVEN]
         if begin < 0:
-            place = copy_octets(kept, ~begin, row[GIVEN], out, place)
-            continue
-        if file == IN_MEMORY:
-            count = min(row[GIVEN], max(there - begin, 0))
-            copy_octets(data, begin, count, out, place)
+            copy_octets(kept, ~begin, given, out, place)
+        elif file == IN_MEMORY:
+            row[GIVEN] = min(given, max(there - begin, 0))
+            copy_octets(data, begin, row[GIVEN], out, place)
         else:
-            count = read_at(file, origin + begin, out, place, row[GIVEN])
-        is_short |= count < row[GIVEN]
-        row[GIVEN] = count
-        place += count
+            if not low <= begin <= begin + given <= there:
+                low, there, shift = read_near(file, origin, rows, i, room)
+            row[GIVEN] = min(given, max(there - begin, 0))
+            copy_octets(room, begin + shift, row[GIVEN], out, place)
+        is_short |= row[GIVEN] < given
+        row[PLACE] = ~place
+        place += row[GIVEN]
     return int(is_short)
+
+
+@cache
+def near_room() -> np.ndarray:
+    """Room for octets that stay in a file (`read_near`).  It is little: some machines take 1 ms for each MiB that is
+    used for the first time."""
+    return np.frombuffer(mmap.mmap(-1, PACKET_MAX + _PAGE), np.uint8)
+
+
+@compiled
+def read_near(file, origin, rows, r, room):  # type: ignore[no-untyped-def]
+    """Read the octets of range `r`, and those that stand close behind it in the file, of the next ranges, as many as
+    there is room for: the positions of the first and behind the last, what a position in `room` is more."""
+    place = rows[r, PLACE]
+    end = place + rows[r, GIVEN]
+    for i in range(r + 1, len(rows)):
+        row = rows[i]
+        if row[HOLE]:
+            continue
+        if not (end <= row[PLACE] <= end + _APART and row[PLACE] + row[GIVEN] <= place + len(room) - _PAGE):
+            break
+        end = row[PLACE] + row[GIVEN]
+    at = (origin + place) % _PAGE  # as in the file (`dissector.container.place_of` says why)
+    return place, place + read_at(file, origin + place, room, at, end - place), at - place
 
 
 @compiled

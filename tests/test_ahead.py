@@ -27,9 +27,7 @@ from dissector.ahead import Ahead
 from dissector.blocks import File, read_blocks
 from dissector.container import BLOCK
 from dissector.engine import Engine
-from dissector.fields import HEADER_SIZE
 from dissector.helper import HelperError
-from dissector.octets import Passing
 from dissector.packets import Packets
 from dissector.reader import SPAN, Reader
 from dissector.record import COMPLETE, SNAPPED, Record
@@ -104,20 +102,20 @@ def test_blocks_of_many_pieces(ending: str, rows: int, small: None, monkeypatch:
 
 
 @needs_memfd
+@pytest.mark.parametrize("pages", [1, 16], ids=["little room", "much room"])
 @pytest.mark.parametrize("share", [0.003, 0.03, 0.3])
-def test_octets_that_wait_behind_a_hole(share: float, small: None, monkeypatch: pytest.MonkeyPatch,
+def test_octets_that_wait_behind_a_hole(share: float, pages: int, small: None, monkeypatch: pytest.MonkeyPatch,
                                         tmp_path: Path) -> None:
-    """Those of many packets of a block are read together, others one by one."""
+    """Those of packets that stand close together are read together."""
     monkeypatch.setattr(helper, "_is_alone", lambda: True)
     monkeypatch.setattr("dissector.reader.SPAN", 1 << 16)
     monkeypatch.setattr("dissector.reader.PIECE", 3001)
     waiting = wire.lose(Wire(stream.colo(4)), np.random.default_rng(1), share, again=False)
     path = files.write(tmp_path / "x.pcap", waiting)
-    loads: list[int] = []
-    load = Passing.load
-    monkeypatch.setattr(Passing, "load", lambda self: loads.append(len(self)) or load(self))
+    room = np.zeros((1 + pages) * mmap.PAGESIZE, np.uint8)
+    monkeypatch.setattr("dissector.streams.near_room", lambda: room)
     through = analysis.read(path)
-    assert loads
+    assert room.any()
     monkeypatch.setattr(helper, "WORTHWHILE", 1 << 40)
     here = analysis.read(path)
     assert "hole" in set(here.export("findings")["rule"])
@@ -141,13 +139,14 @@ def test_a_place_that_is_sought_in_the_file(trouble: str, pages: int, small: Non
     """The start is missing; octets that are looked through come in pieces."""
     monkeypatch.setattr(helper, "_is_alone", lambda: True)
     monkeypatch.setattr("dissector.reader.SPAN", 1 << 17)
-    room = np.zeros((1 + pages) * mmap.PAGESIZE, np.uint8), np.zeros(HEADER_SIZE, np.uint8)
-    monkeypatch.setattr("dissector.landmarks._room", lambda: room)
+    room = np.zeros((1 + pages) * mmap.PAGESIZE, np.uint8)
+    monkeypatch.setattr("dissector.landmarks.near_room", lambda: room)
+    monkeypatch.setattr("dissector.streams.near_room", lambda: room)
     whole = Wire(stream.colo(6))
     late = whole.keep(whole.rows[len(whole.rows) // 4:])
     path = files.write(tmp_path / "x.pcap", TROUBLE[trouble](late, np.random.default_rng(2)))
     through = analysis.read(path)
-    assert room[0].any()
+    assert room.any()
     monkeypatch.setattr(helper, "WORTHWHILE", 1 << 40)
     here = analysis.read(path)
     assert "found_place" in set(here.export("findings")["rule"])
@@ -284,8 +283,9 @@ def test_a_file_that_becomes_shorter_meanwhile(segments: bool, small: None, tmp_
 
 
 @needs_memfd
+@pytest.mark.parametrize("loaded", [False, True], ids=["where they are needed", "all together"])
 @pytest.mark.parametrize("share", [0.2, 0.9], ids=["most of it waits", "little waits"])
-def test_octets_that_wait_and_are_not_there_any_more(share: float, small: None, tmp_path: Path) -> None:
+def test_octets_that_wait_and_are_not_there_any_more(share: float, loaded: bool, small: None, tmp_path: Path) -> None:
     """They wait behind a hole, and are read when the rest of their block is: nothing is taken for them."""
     whole = Wire(stream.colo(3))
     data = whole.data_rows()
@@ -297,6 +297,7 @@ def test_octets_that_wait_and_are_not_there_any_more(share: float, small: None, 
     for block in Ahead([str(path)]):
         if isinstance(block, Packets):
             os.truncate(path, size)
+            assert not loaded or len(block.data)
         records += [event for event in engine.take(block) if isinstance(event, Record)]
     records += [event for event in engine.finish() if isinstance(event, Record)]
     assert [f.text for f in engine.findings if f.rule == "damaged_file"] == [f"{path}: {ahead._SHORT}"]
