@@ -59,9 +59,9 @@ from dissector.turns import Turns
 SNIFF = 64
 """Octets of a direction that decide whether it opens one of our streams."""
 
-WATCHED_OCTETS = 64 << 20
+WATCHED_OCTETS = 16 << 20
 """A connection whose start was not seen is looked through for landmarks so far; Xen's longest records
-have some 4 MiB."""
+have some 4 MiB.  What the capture lacks is not counted."""
 
 SNIFFING, OURS, CONTROL, OTHER = "sniffing", "ours", "control", "other"
 """CONTROL: the control connection of a colo-proxy (`dissector.proxy`)."""
@@ -330,7 +330,7 @@ class Connection:
         # Fewer octets than a sniff takes: what waits here is small.
         self._early = [None if decided else run.tail(0)
                        for run, decided in zip(left, self._decided, strict=True)]
-        watched = sum(self.stream.passed(side) - self._begins[side] for side in (0, 1) if self._decided[side])
+        watched = sum(seeker.octets for seeker in self._seekers if seeker)
         told = all(self._decided) and self._seekers == [None, None]
         if (told or watched > WATCHED_OCTETS) and not any(s and s.hopeful for s in self._seekers):
             self.role, self.stream, self._seekers = OTHER, _CLOSED, [None, None]

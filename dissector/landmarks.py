@@ -141,13 +141,14 @@ _HEADER = np.zeros(HEADER_SIZE, np.uint8)
 
 
 def landmarks(run: Run, begin: int) -> tuple[list[Landmark], int]:
-    """Candidates in a run, from stream offset `begin` on, and the offset from which to look in the
-    next run, which must start with the octets of this one from there on."""
+    """The first candidates in a run, from stream offset `begin` on, and the offset from which to look for more.
+    Without any, in the next run, which must start with the octets of this one from there on."""
     out = np.empty((_CANDIDATES, 3), np.int64)
     starts = np.ascontiguousarray(run.rows[:, OFFSET])
-    found, begin, is_short = _scan(run.rows, starts, *where(run.data), run.kept, near_room(), _HEADER, begin, _KINDS,
-                                   _SIZES, _MAGICS, _FIRST, _PAIRS, out)
+    found, begin, reads, is_short = _scan(run.rows, starts, *where(run.data), run.kept, near_room(), _HEADER, begin,
+                                          _KINDS, _SIZES, _MAGICS, _FIRST, _PAIRS, out)
     if isinstance(run.data, Passing):
+        run.data.reads += reads
         run.data.file.is_short |= bool(is_short)
     return list(_named(out[:found])), int(begin)
 
@@ -166,10 +167,10 @@ def _named(rows: np.ndarray) -> Iterator[Landmark]:
 @kernel
 def _scan(rows: Table, starts: Numbers, data: Octets, file: int, origin: int, kept: Octets, room: OctetBuffer,
           header: OctetBuffer, begin: int, kinds: Table, sizes: Table, magics: WordTable, first: Flags, pairs: Octets,
-          out: Table) -> tuple[int, int, int]:
-    """Slide a window of 16 octets over the run, and note where a record may begin; whether some octets were not in
-    the file any more."""
-    found, have, upto, is_short = 0, 0, begin, 0
+          out: Table) -> tuple[int, int, int, int]:
+    """Slide a window of 16 octets over the run, and note where a record may begin; how often octets were read from
+    the file, whether some were not there any more."""
+    found, have, upto, reads, is_short = 0, 0, begin, 0, 0
     block, low, high, shift = (data, file, origin, header), 0, 0, 0
     older, newer = np.uint64(0), np.uint64(0)
     eight, one = np.uint64(8), np.uint64(56)
@@ -185,6 +186,7 @@ def _scan(rows: Table, starts: Numbers, data: Octets, file: int, origin: int, ke
         if i < given and place >= 0 and file != IN_MEMORY:
             if not low <= place <= place + given <= high:
                 low, high, shift = read_near(file, origin, rows, r, room)
+                reads += 1
             if place + given > high:
                 given, is_short = max(high - place, 0), 1
             source, at = room, place + shift
@@ -220,11 +222,11 @@ def _scan(rows: Table, starts: Numbers, data: Octets, file: int, origin: int, ke
                         out[found, 0], out[found, 1], out[found, 2] = here, ~m, 0
                         found += 1
             if found + 8 > len(out):
-                return found, upto, is_short
+                return found, upto, reads, is_short
         if given < rows[r, SIZE]:
             have = 0
             upto = max(upto, offset + rows[r, SIZE])
-    return found, upto, is_short
+    return found, upto, reads, is_short
 
 
 @compiled

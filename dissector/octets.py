@@ -18,6 +18,8 @@ from dissector.pread import read_at
 IN_MEMORY = -1
 """In place of the number of an open file."""
 NO_OCTETS = np.zeros(0, np.uint8)
+READS_MAX = 1000
+"""Of one block; to read all of it at once takes no longer than as many more do."""
 
 
 class InFile:
@@ -47,6 +49,8 @@ class Passing:
         self.file, self.origin, self._begin, self._end = file, origin, begin, end
         self.there = end
         """Behind it nothing could be read when all was."""
+        self.reads = 0
+        """How often kernels have read some of it."""
         self.loaded: np.ndarray | None = None
         """All of them, if they have been read."""
 
@@ -84,6 +88,8 @@ Block = np.ndarray | Passing
 def where(octets: Block) -> tuple[np.ndarray, int, int]:
     """What a kernel is told of them: an array; or else a file, and its octet at position 0."""
     if isinstance(octets, Passing):
+        if octets.reads > READS_MAX:
+            octets.load()
         if octets.loaded is None:
             return NO_OCTETS, octets.file.number, octets.origin
         octets = octets.loaded

@@ -16,7 +16,7 @@ from dissector.landmarks import Landmark, landmarks
 from dissector.passage import Passage
 from dissector.protocol import BACK, CHECKPOINT_STATE, FORWARD, PAUSES, STATES, SYNC_LANDMARKS
 from dissector.record import Record
-from dissector.streams import FRAME, HOLE, OFFSET, TIME, Run
+from dissector.streams import FRAME, GIVEN, HOLE, OFFSET, TIME, Run
 from dissector.turns import Turns
 
 CHAIN = 3
@@ -143,6 +143,8 @@ class Seeker:
         self.trials: list[Trial] = []
         self.quiet: list[Trial] = []
         """With a quiet sync-point, dead ones too: the other direction may prove them."""
+        self.octets = 0
+        """That were looked through."""
         self._passage = passage
         self._begin = begin
         self._early: Run | None = None
@@ -173,6 +175,7 @@ class Seeker:
 
     def feed(self, run: Run, turns: Turns) -> Trial | None:
         """Look through a run."""
+        self.octets += int(run.rows[:, GIVEN].sum())
         for trial in self.trials:
             self._advance(trial, run, turns)
         run = run.behind(self._early)
@@ -181,15 +184,14 @@ class Seeker:
         self._begin = run.begin if self._begin is None else self._begin
         starts = run.rows[:, OFFSET]
         while (proven := self._proven()) is None:
-            before = self._begin
-            found, self._begin = landmarks(run, before)
+            found, self._begin = landmarks(run, self._begin)
+            if not found:
+                break  # at the end
             for landmark in found:
                 into = landmark.offset - int(starts[starts.searchsorted(landmark.offset, "right") - 1])
                 if landmark.sync and into % WRITES:
                     continue
                 self._try(landmark, run, not into, turns)
-            if self._begin == before:
-                break
         self._bury(proven)
         if proven and (self.direction or not proven.dead):  # who asked goes on with what is left
             self._early = None

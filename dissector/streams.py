@@ -441,19 +441,21 @@ def _kept(rows: np.ndarray, data: Block, kept: np.ndarray) -> np.ndarray:
     if not len(rows):
         return NO_OCTETS
     octets = np.empty(int(rows[:, GIVEN].sum()), np.uint8)
+    source = where(data)
     there = data.there if isinstance(data, Passing) else len(data)
-    is_short = _keep(rows, *where(data), there, kept, near_room(), octets)
+    reads, is_short = _keep(rows, *source, there, kept, near_room(), octets)
     if isinstance(data, Passing):
+        data.reads += reads
         data.file.is_short |= bool(is_short)
     return octets
 
 
 @kernel
 def _keep(rows: Table, data: Octets, file: int, origin: int, there: int, kept: Octets, room: OctetBuffer,
-          out: OctetBuffer) -> int:
-    """Copy the octets of ranges to `out`; whether some were not in the file any more, which are not given then: in
-    `data` from `there` on."""
-    place, low, shift, is_short = 0, 0, 0, False
+          out: OctetBuffer) -> tuple[int, int]:
+    """Copy the octets of ranges to `out`; how often some were read from the file, and whether some were not there any
+    more, which are not given then: in `data` from `there` on."""
+    place, low, shift, reads, is_short = 0, 0, 0, 0, False
     if file != IN_MEMORY:
         there = 0  # in `room`
     for i in range(len(rows)):
@@ -467,12 +469,13 @@ def _keep(rows: Table, data: Octets, file: int, origin: int, there: int, kept: O
         else:
             if not low <= begin <= begin + given <= there:
                 low, there, shift = read_near(file, origin, rows, i, room)
+                reads += 1
             row[GIVEN] = min(given, max(there - begin, 0))
             copy_octets(room, begin + shift, row[GIVEN], out, place)
         is_short |= row[GIVEN] < given
         row[PLACE] = ~place
         place += row[GIVEN]
-    return int(is_short)
+    return reads, int(is_short)
 
 
 @cache

@@ -305,6 +305,21 @@ def test_snapped_captures(tmp_path: Path, name: str, snaplen: int) -> None:
     assert len(framed) > 2 * len(whole.syncs)
 
 
+@pytest.mark.parametrize(("watched", "snaplen", "found"), [(1 << 17, 1 << 18, False), (1 << 18, 1 << 18, True),
+                                                           (1 << 17, 96, True), (1 << 11, 96, False)])
+def test_so_much_of_a_connection_is_looked_through(watched: int, snaplen: int, found: bool, tmp_path: Path,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the capture lacks is not looked through, and does not count."""
+    monkeypatch.setattr("dissector.connection.WATCHED_OCTETS", watched)
+    monkeypatch.setattr("dissector.packets.ROWS", 16)
+    monkeypatch.setattr("dissector.reader.BLOCK", 1 << 14)
+    wire = Wire(stream.colo(2, replace(GUEST, memory=50, batch=50)))  # 200 KB in one record
+    inside = np.flatnonzero(wire.rows["length"] > 1000).item(3)
+    path = tmp_path / "x.pcap"
+    path.write_bytes(files.pcap(files.merged([late(wire, inside)]), snaplen=snaplen))
+    assert bool(read(path).records) == found
+
+
 def test_epochs_of_a_snapped_remus_are_found() -> None:
     """Every PAGE_DATA that begins behind a pause, where its header is in the file."""
     result = read(PCAPS / "remus-pv-netem-s128.A.pcap.zst")
