@@ -232,7 +232,7 @@ def _scan(rows: Table, starts: Numbers, data: Octets, file: int, origin: int, ke
 @compiled
 def _next_end(octets, i, most, first, pairs):  # type: ignore[no-untyped-def]
     """Where, from `i` on, a window ends that may be one of a record, by what is cheap to refuse."""
-    slow = i + _FEW
+    slow = i + _FEW if i >= WINDOW else i  # behind one there are often more
     while i < len(octets):
         if i >= slow and len(octets) >= _AT_ONCE + WINDOW:
             start = min(i, len(octets) - _AT_ONCE)  # as many at the end, some of them again
