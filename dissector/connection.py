@@ -60,8 +60,8 @@ SNIFF = 64
 """Octets of a direction that decide whether it opens one of our streams."""
 
 WATCHED_OCTETS = 16 << 20
-"""A connection whose start was not seen is looked through for landmarks so far; Xen's longest records
-have some 4 MiB.  What the capture lacks is not counted."""
+"""A connection whose start was not seen is looked through for landmarks so far, and as far again behind records that
+were read from one on; Xen's longest have some 4 MiB.  What the capture lacks is not counted."""
 
 SNIFFING, OURS, CONTROL, OTHER = "sniffing", "ours", "control", "other"
 """CONTROL: the control connection of a colo-proxy (`dissector.proxy`)."""
@@ -330,7 +330,7 @@ class Connection:
         # Fewer octets than a sniff takes: what waits here is small.
         self._early = [None if decided else run.tail(0)
                        for run, decided in zip(left, self._decided, strict=True)]
-        watched = sum(seeker.octets for seeker in self._seekers if seeker)
+        watched = sum(seeker.fruitless for seeker in self._seekers if seeker)
         told = all(self._decided) and self._seekers == [None, None]
         if (told or watched > WATCHED_OCTETS) and not any(s and s.hopeful for s in self._seekers):
             self.role, self.stream, self._seekers = OTHER, _CLOSED, [None, None]

@@ -143,8 +143,8 @@ class Seeker:
         self.trials: list[Trial] = []
         self.quiet: list[Trial] = []
         """With a quiet sync-point, dead ones too: the other direction may prove them."""
-        self.octets = 0
-        """That were looked through."""
+        self.fruitless = 0
+        """Octets that were looked through since one of the trials read a record."""
         self._passage = passage
         self._begin = begin
         self._early: Run | None = None
@@ -175,7 +175,7 @@ class Seeker:
 
     def feed(self, run: Run, turns: Turns) -> Trial | None:
         """Look through a run."""
-        self.octets += int(run.rows[:, GIVEN].sum())
+        self.fruitless += int(run.rows[:, GIVEN].sum())
         for trial in self.trials:
             self._advance(trial, run, turns)
         run = run.behind(self._early)
@@ -226,6 +226,8 @@ class Seeker:
 
     def _advance(self, trial: Trial, run: Run, turns: Turns) -> None:
         trial.advance(run, turns)
+        if trial.read:
+            self.fruitless = 0
         self._tried.update((record.stream_offset, self._layer_of(record)) for record in trial.read)
 
     @staticmethod

@@ -320,6 +320,26 @@ def test_so_much_of_a_connection_is_looked_through(watched: int, snaplen: int, f
     assert bool(read(path).records) == found
 
 
+def test_what_gives_hope_is_looked_through_for_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every second record's header is missing: none proves the other, until writers pause."""
+    monkeypatch.setattr("dissector.connection.WATCHED_OCTETS", 300_000)  # less than four records
+    monkeypatch.setattr("dissector.packets.ROWS", 16)
+    monkeypatch.setattr("dissector.reader.BLOCK", 1 << 14)
+    monkeypatch.setattr("dissector.engine.HELD_OCTETS", 1 << 13)
+    wire = Wire(stream.colo(2, replace(GUEST, memory=400, batch=20)))
+    sent = [m for m in wire.messages if m.direction == "forward"]
+    begins = np.cumsum([0, *(len(m.octets) for m in sent)])
+    gone = [begin for begin, m in zip(begins.tolist(), sent, strict=False) if m.structure is p.PAGE_DATA][1:20:2]
+    assert len(gone) == 10
+    row = wire.rows
+    missing = np.zeros(len(row), bool)
+    for at in gone:
+        missing |= (row["side"] == 0) & (row["offset"] <= at) & (at < row["offset"] + row["length"])
+    cut = wire.keep(row[~missing])
+    result = read(files.write(tmp_path / "x.pcap", late(cut, np.flatnonzero(cut.rows["length"] > 1000).item(3))))
+    assert listed(result) == whole_syncs(cut)
+
+
 def test_epochs_of_a_snapped_remus_are_found() -> None:
     """Every PAGE_DATA that begins behind a pause, where its header is in the file."""
     result = read(PCAPS / "remus-pv-netem-s128.A.pcap.zst")
