@@ -122,10 +122,11 @@ def _tls(guest: Guest) -> Parts:
                          handshake=False, fin=False)])
 
 
-def _unknown(guest: Guest) -> Parts:
-    """Chance, on one connection whose start the capture lacks."""
+def _unknown(guest: Guest, count: int = 1) -> Parts:
+    """Chance, on connections whose start the capture lacks."""
     period = [random.Random(1).randbytes(guest.dirty * stream.PAGE), b"ok"]
-    return Parts([], [_other(period, handshake=False, fin=False)])
+    return Parts([], [_other(period, handshake=False, fin=False, ports=(40_000 + i, 8080), start=EPOCH + 15 * i)
+                      for i in range(count)])
 
 
 def _small(guest: Guest) -> Parts:
@@ -160,6 +161,8 @@ CAPTURES = {
     "zstd": Capture("zstd, compressible memory", _colo, ending=".pcap.zst", guest=COMPRESSIBLE),
     "tls": Capture("other traffic: TLS, MTU frames", _tls, ours=False),
     "unknown": Capture("other traffic: chance, start not captured", _unknown, ours=False),
+    "strangers": Capture("other traffic: chance, 8 connections, no start captured", _with(_unknown, count=8),
+                         ours=False),
     "small": Capture("other traffic: short connections", _small, ours=False),
 }
 

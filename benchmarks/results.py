@@ -115,7 +115,7 @@ class Results:
         line = self.line()
         yield Target("distance from start-up + slope × size", 10, "%", 100 * line.deviation if line else None)
         for name, limit in (("connections", 1.3), ("loss", 1.3), ("ipv6", 1.2), ("vlan", 1.2), ("sll2", 1.2),
-                            ("pcapng", 1.2), ("tls", 1.0), ("unknown", 1.0), ("small", 1.0)):
+                            ("pcapng", 1.2), ("tls", 1.0), ("unknown", 1.0), ("strangers", 1.0), ("small", 1.0)):
             other = by_name.get(name)
             yield Target(f"{name} against {self.rows[0].name}", limit, "×", other.against_base if other else None)
         yield Target("largest peak of all", 300, "MB", max(usage.peak for usage in (
