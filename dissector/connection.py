@@ -330,7 +330,8 @@ class Connection:
         # Fewer octets than a sniff takes: what waits here is small.
         self._early = [None if decided else run.tail(0)
                        for run, decided in zip(left, self._decided, strict=True)]
-        watched = sum(seeker.fruitless for seeker in self._seekers if seeker)
+        watched = sum(seeker.fruitless if seeker else self.stream.passed(side)
+                      for side, seeker in enumerate(self._seekers) if self._decided[side])
         told = all(self._decided) and self._seekers == [None, None]
         if (told or watched > WATCHED_OCTETS) and not any(s and s.hopeful for s in self._seekers):
             self.role, self.stream, self._seekers = OTHER, _CLOSED, [None, None]

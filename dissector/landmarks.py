@@ -132,21 +132,20 @@ _FIRST[[magic[0] for magic, _ in _HEADERS]] = True
 _PAIRS = np.frombuffer(b"".join(_pair(magic) for magic, _ in _HEADERS), np.uint8)
 """What tells each magic from most octets (`_pair`)."""
 _AT_ONCE, _FEW = 256, 32
-"""Places that are looked at together: with loops that have no way out, a processor takes 32 octets in each step."""
+"""Places that are looked at together, since in loops that have no way out a processor takes 32 octets in each step;
+and how many are looked at one by one behind one that may be it, since others are near."""
 _ENOUGH = 1 << 20
 """Octets that are looked through although something was found in them: mostly it tells the place, and spares the
 rest."""
-_HEADER = np.zeros(HEADER_SIZE, np.uint8)
-"""Room for a record header."""
 
 
 def landmarks(run: Run, begin: int) -> tuple[list[Landmark], int]:
-    """The first candidates in a run, from stream offset `begin` on, and the offset from which to look for more.
-    Without any, in the next run, which must start with the octets of this one from there on."""
+    """The first candidates in a run, from stream offset `begin` on, and the offset from which to look for more: if
+    there were none, in the next run, which must start with the octets of this one from there on."""
     out = np.empty((_CANDIDATES, 3), np.int64)
-    starts = np.ascontiguousarray(run.rows[:, OFFSET])
-    found, begin, reads, is_short = _scan(run.rows, starts, *where(run.data), run.kept, near_room(), _HEADER, begin,
-                                          _KINDS, _SIZES, _MAGICS, _FIRST, _PAIRS, out)
+    starts, header = np.ascontiguousarray(run.rows[:, OFFSET]), np.empty(HEADER_SIZE, np.uint8)
+    found, begin, reads, is_short = _scan(run.rows, starts, *where(run.data), run.kept, near_room(run.data), header,
+                                          begin, _KINDS, _SIZES, _MAGICS, _FIRST, _PAIRS, out)
     if isinstance(run.data, Passing):
         run.data.reads += reads
         run.data.file.is_short |= bool(is_short)
@@ -171,7 +170,7 @@ def _scan(rows: Table, starts: Numbers, data: Octets, file: int, origin: int, ke
     """Slide a window of 16 octets over the run, and note where a record may begin; how often octets were read from
     the file, whether some were not there any more."""
     found, have, upto, reads, is_short = 0, 0, begin, 0, 0
-    block, low, high, shift = (data, file, origin, header), 0, 0, 0
+    block, low, high, shift = (data, file, origin, header), 0, (len(data) if file == IN_MEMORY else 0), 0
     older, newer = np.uint64(0), np.uint64(0)
     eight, one = np.uint64(8), np.uint64(56)
     most = len(sizes[0]) - 1
@@ -183,13 +182,14 @@ def _scan(rows: Table, starts: Numbers, data: Octets, file: int, origin: int, ke
             given = 0
         source, at = (data, place) if place >= 0 else (kept, ~place)
         i = max(begin - offset, 0)
-        if i < given and place >= 0 and file != IN_MEMORY:
-            if not low <= place <= place + given <= high:
-                low, high, shift = read_near(file, origin, rows, r, room)
-                reads += 1
+        if i < given and place >= 0:
+            if file != IN_MEMORY:
+                if not low <= place <= place + given <= high:
+                    low, high, shift = read_near(file, origin, rows, r, room)
+                    reads += 1
+                source, at = room, place + shift
             if place + given > high:
                 given, is_short = max(high - place, 0), 1
-            source, at = room, place + shift
         while i < given:
             if have >= WINDOW - 1 and i >= WINDOW - 1:  # the window lies in this range
                 i = min(_next_end(source[at:at + given], i, most, first, pairs), given - 1)
@@ -232,7 +232,7 @@ def _scan(rows: Table, starts: Numbers, data: Octets, file: int, origin: int, ke
 @compiled
 def _next_end(octets, i, most, first, pairs):  # type: ignore[no-untyped-def]
     """Where, from `i` on, a window ends that may be one of a record, by what is cheap to refuse."""
-    slow = i + _FEW if i >= WINDOW else i  # behind one there are often more
+    slow = i + _FEW if i >= WINDOW else i
     while i < len(octets):
         if i >= slow and len(octets) >= _AT_ONCE + WINDOW:
             start = min(i, len(octets) - _AT_ONCE)  # as many at the end, some of them again

@@ -144,7 +144,7 @@ class Seeker:
         self.quiet: list[Trial] = []
         """With a quiet sync-point, dead ones too: the other direction may prove them."""
         self.fruitless = 0
-        """Octets that were looked through since one of the trials read a record."""
+        """Octets that were looked through since one of the trials read a record and kept it."""
         self._passage = passage
         self._begin = begin
         self._early: Run | None = None
@@ -193,9 +193,8 @@ class Seeker:
                     continue
                 self._try(landmark, run, not into, turns)
         self._bury(proven)
-        if proven and (self.direction or not proven.dead):  # who asked goes on with what is left
-            self._early = None
-            return proven
+        if proven and self.direction:
+            return proven  # whose framer goes on
         self._passage.look_at(run)
         row = int(run.rows[:, OFFSET].searchsorted(self._begin, "right")) - 1
         self._passage.leave(row)
@@ -226,7 +225,7 @@ class Seeker:
 
     def _advance(self, trial: Trial, run: Run, turns: Turns) -> None:
         trial.advance(run, turns)
-        if trial.read:
+        if trial.read and trial.records:
             self.fruitless = 0
         self._tried.update((record.stream_offset, self._layer_of(record)) for record in trial.read)
 
@@ -249,5 +248,5 @@ class Seeker:
         self.quiet += [t for t in self.trials if t.quiet and t not in self.quiet]
         self.quiet = self.quiet[-TRIALS:]
         alive = [t for t in self.trials if not t.dead]
-        alive.sort(key=lambda t: len(t.records), reverse=True)
+        alive.sort(key=lambda t: (t is proven, len(t.records)), reverse=True)
         self.trials = sorted(alive[:TRIALS], key=lambda t: t.offset)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import mmap
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 
@@ -441,9 +440,7 @@ def _kept(rows: np.ndarray, data: Block, kept: np.ndarray) -> np.ndarray:
     if not len(rows):
         return NO_OCTETS
     octets = np.empty(int(rows[:, GIVEN].sum()), np.uint8)
-    source = where(data)
-    there = data.there if isinstance(data, Passing) else len(data)
-    reads, is_short = _keep(rows, *source, there, kept, near_room(), octets)
+    reads, is_short = _keep(rows, *where(data), kept, near_room(data), octets)
     if isinstance(data, Passing):
         data.reads += reads
         data.file.is_short |= bool(is_short)
@@ -451,38 +448,36 @@ def _kept(rows: np.ndarray, data: Block, kept: np.ndarray) -> np.ndarray:
 
 
 @kernel
-def _keep(rows: Table, data: Octets, file: int, origin: int, there: int, kept: Octets, room: OctetBuffer,
+def _keep(rows: Table, data: Octets, file: int, origin: int, kept: Octets, room: OctetBuffer,
           out: OctetBuffer) -> tuple[int, int]:
     """Copy the octets of ranges to `out`; how often some were read from the file, and whether some were not there any
-    more, which are not given then: in `data` from `there` on."""
-    place, low, shift, reads, is_short = 0, 0, 0, 0, False
-    if file != IN_MEMORY:
-        there = 0  # in `room`
+    more, which are not given then."""
+    place, reads, is_short = 0, 0, False
+    low, high, shift = 0, (len(data) if file == IN_MEMORY else 0), 0
     for i in range(len(rows)):
         row = rows[i]
         begin, given = row[PLACE], row[GIVEN]
         if begin < 0:
             copy_octets(kept, ~begin, given, out, place)
-        elif file == IN_MEMORY:
-            row[GIVEN] = min(given, max(there - begin, 0))
-            copy_octets(data, begin, row[GIVEN], out, place)
         else:
-            if not low <= begin <= begin + given <= there:
-                low, there, shift = read_near(file, origin, rows, i, room)
-                reads += 1
-            row[GIVEN] = min(given, max(there - begin, 0))
-            copy_octets(room, begin + shift, row[GIVEN], out, place)
+            source = data
+            if file != IN_MEMORY:
+                if given and not low <= begin <= begin + given <= high:
+                    low, high, shift = read_near(file, origin, rows, i, room)
+                    reads += 1
+                source = room
+            row[GIVEN] = min(given, max(high - begin, 0))
+            copy_octets(source, begin + shift, row[GIVEN], out, place)
         is_short |= row[GIVEN] < given
         row[PLACE] = ~place
         place += row[GIVEN]
     return reads, int(is_short)
 
 
-@cache
-def near_room() -> np.ndarray:
-    """Room for octets that stay in a file (`read_near`).  It is little: some machines take 1 ms for each MiB that is
-    used for the first time."""
-    return np.frombuffer(mmap.mmap(-1, PACKET_MAX + _PAGE), np.uint8)
+def near_room(data: Block) -> np.ndarray:
+    """Room for `read_near`, if octets of this block stay in a file.  It is little: some machines take 1 ms for each
+    MiB that is used for the first time."""
+    return data.file.near(PACKET_MAX + _PAGE) if isinstance(data, Passing) else NO_OCTETS
 
 
 @compiled

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,8 @@ import pytest
 
 import analysis
 from dissector import protocol as p
-from dissector.landmarks import WINDOW, landmarks
-from dissector.octets import NO_OCTETS
+from dissector.landmarks import WINDOW, Landmark, landmarks
+from dissector.octets import NO_OCTETS, InFile, Passing
 from dissector.source import Source
 from dissector.streams import GIVEN, NO_ACKS, OFFSET, PLACE, RANGE_COLUMNS, SIZE, Run
 from tests.helpers import PCAPS, Read, read
@@ -21,6 +22,7 @@ from tests.synthesiser import files, stream
 from tests.synthesiser.stream import Guest, Message
 from tests.synthesiser.wire import Wire, lose
 
+SYNC = p.CHECKPOINT_STATE.type, (0).to_bytes(4, "little")
 GUEST = Guest(memory=40, batch=10, dirty=5, emulator=300)
 
 
@@ -207,6 +209,17 @@ def test_chance_makes_no_landmarks(kind: str) -> None:
     assert begin == size - 15
 
 
+def every(run: Run, begin: int = 0) -> list[Landmark]:
+    """What is found from `begin` on, so many at a time."""
+    found: list[Landmark] = []
+    while True:
+        marks, begin = landmarks(run, begin)
+        if not marks:
+            assert 0 <= run.rows[-1, OFFSET] + run.rows[-1, SIZE] - begin < WINDOW
+            return found
+        found += marks
+
+
 def _as_in_memory(size: int, rng: np.random.Generator) -> np.ndarray:
     """Octets as those of a guest: pages of zeros, of ones, of small numbers, of pointers, of text."""
     kinds = [np.zeros(512, np.uint64), np.full(512, (1 << 64) - 1, np.uint64), rng.integers(0, 40, 512, np.uint64),
@@ -220,7 +233,7 @@ def _as_in_memory(size: int, rng: np.random.Generator) -> np.ndarray:
 def test_where_pieces_end_does_not_matter(kind: str, piece: int) -> None:
     """Octets looked at many at a time give what they give one by one, in pieces too small for anything else."""
     rng = np.random.default_rng(piece)
-    size = 1 << 19
+    size = 1 << 21
     octets = {"random": lambda: rng.integers(0, 256, size, np.uint8), "zeros": lambda: np.zeros(size, np.uint8),
               "memory": lambda: _as_in_memory(size, rng)}[kind]()
     needles = []
@@ -239,18 +252,34 @@ def test_where_pieces_end_does_not_matter(kind: str, piece: int) -> None:
         rows = np.zeros((-(-size // piece), RANGE_COLUMNS), np.int64)
         rows[:, OFFSET] = rows[:, PLACE] = np.arange(len(rows)) * piece
         rows[:, SIZE] = rows[:, GIVEN] = np.minimum(piece, size - rows[:, OFFSET])
-        run, begin, before, left = Run(rows, NO_ACKS, octets, NO_OCTETS), at.item(7) + 1, 0, []
-        while begin != before:  # so many at a time
-            before = begin
-            marks, begin = landmarks(run, before)
-            left += [(mark.offset, mark.state) for mark in marks]
-        assert begin == size - 15
-        return left
+        return [(mark.offset, mark.state) for mark in every(Run(rows, NO_ACKS, octets, NO_OCTETS), at.item(7) + 1)]
 
     told = found(piece)
     assert told == found(WINDOW - 1)
     assert min(told)[0] > at.item(7)
     assert len(set(at.tolist()) & {offset for offset, _ in told}) > len(at) / 2
+
+
+@pytest.mark.parametrize("share", [1.0, 0.6], ids=["whole", "cut short"])
+def test_octets_of_a_file_are_read_together_or_one_by_one(share: float, tmp_path: Path) -> None:
+    """Ranges far apart are read one by one; of a block that is read too often so, all is read."""
+    apart, pieces, needle = 6000, 1200, np.frombuffer(stream.record(*SYNC), np.uint8)
+    octets = np.random.default_rng(5).integers(0, 256, apart * pieces, np.uint8)
+    rows = np.zeros((pieces, RANGE_COLUMNS), np.int64)
+    rows[:, OFFSET], rows[:, PLACE] = np.arange(pieces) * 500, np.arange(pieces) * apart
+    rows[:, SIZE] = rows[:, GIVEN] = 500
+    for place in range(100, len(octets), 7 * apart):
+        octets[place:place + WINDOW] = needle
+    path = tmp_path / "octets"
+    path.write_bytes(octets[:int(share * len(octets))].tobytes())
+    with path.open("rb") as file:
+        data = Passing(InFile(file.fileno()), 0, 0, len(octets))
+        run = Run(rows, NO_ACKS, data, NO_OCTETS)
+        here = [every(run), every(Run(rows, NO_ACKS, data, NO_OCTETS))]
+    assert data.loaded is not None
+    assert data.file.is_short == (share < 1)
+    assert here[0] == here[1]
+    assert [mark.offset % 3500 for mark in here[0]] == [100] * math.ceil(share * pieces / 7)
 
 
 def test_a_landmark_is_found_in_any_pieces(tmp_path: Path) -> None:
@@ -318,6 +347,16 @@ def test_so_much_of_a_connection_is_looked_through(watched: int, snaplen: int, f
     path = tmp_path / "x.pcap"
     path.write_bytes(files.pcap(files.merged([late(wire, inside)]), snaplen=snaplen))
     assert bool(read(path).records) == found
+
+
+@pytest.mark.parametrize("start_seen", [True, False])
+def test_one_side_of_something_else(start_seen: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who hears nothing of the other side must not wait for it."""
+    monkeypatch.setattr("dissector.connection.WATCHED_OCTETS", 1 << 17)
+    octets = np.random.default_rng(1).bytes(1 << 20)
+    wire = Wire([Message("forward", p.XL_HEADER, b"\x16" + octets)], handshake=start_seen)
+    alone = wire.keep(wire.rows[wire.rows["side"] == 0])
+    assert not read(files.write(tmp_path / "x.pcap", alone)).engine.connections
 
 
 def test_what_gives_hope_is_looked_through_for_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
