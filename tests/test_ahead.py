@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from dissector.record import COMPLETE, SNAPPED, Record
 from dissector.source import Source, SourceError
 from tests.helpers import PCAPS, needs_memfd
 from tests.synthesiser import files, stream, wire
+from tests.synthesiser.stream import Guest
 from tests.synthesiser.wire import Wire
 
 REAL = PCAPS / "colo-hvm-fast.A.pcap.zst"
@@ -121,6 +123,22 @@ def test_octets_that_wait_behind_a_hole(share: float, pages: int, small: None, m
     assert "hole" in set(here.export("findings")["rule"])
     for table in TABLES:
         assert through.export(table).equals(here.export(table)), table
+
+
+@needs_memfd
+def test_two_captures_at_the_same_time(small: None, tmp_path: Path) -> None:
+    """Two threads, each with a capture of its own, whose octets wait behind holes."""
+    whole = Wire(stream.colo(4, Guest(memory=3000, batch=500, dirty=1000)))
+    paths = [files.write(tmp_path / f"{seed}.pcap", wire.lose(whole, np.random.default_rng(seed), 0.02, again=False))
+             for seed in (1, 2)]
+
+    def octets(path: Path) -> list[bytes]:
+        return [event.octets for event in Engine(contents=True).run([path]) if isinstance(event, Record)]
+
+    expected = [octets(path) for path in paths]
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(5):
+            assert list(pool.map(octets, paths)) == expected
 
 
 TROUBLE: dict[str, Callable[[Wire, np.random.Generator], Wire]] = {
