@@ -387,6 +387,18 @@ def test_epochs_of_a_snapped_remus_are_found() -> None:
     assert {r.status for r in pages} == {"snapped"}
 
 
+def test_a_snapped_remus_that_starts_late(tmp_path: Path) -> None:
+    """Of the stream's 170 MB the capture has some 7: those that are missing do not make it be given up."""
+    name = PCAPS / "remus-pv-netem-s128.A.pcap.zst"
+    whole = read(name)
+    first = whole.engine.files[0].packets // 5
+    path = tmp_path / "late.pcap"
+    path.write_bytes(_without(name, lambda frame: frame > first))
+    found = [(r.frame + first, r.full_name, r.length) for r in read(path).records]
+    assert found == [(r.frame, r.full_name, r.length) for r in whole.records][-len(found):]
+    assert len(found) == 29
+
+
 def _without(path: Path, keep: Callable[[int], bool], snaplen: int = 1 << 18) -> bytes:
     """A pcap without some of its frames, and without what is behind the snap length of the others."""
     octets, buffer = bytearray(), bytearray(1 << 20)
