@@ -37,7 +37,7 @@ from dissector.protocol import (
     Field,
     Structure,
 )
-from dissector.streams import GIVEN, HOLE, OFFSET, PLACE, SIZE, Run, near_room, read_near
+from dissector.streams import GIVEN, HOLE, OFFSET, PLACE, SIZE, Run, near_room, no_window, read_near
 
 WINDOW = 2 * HEADER_SIZE
 """Octets that make a candidate: a record header and the first two words of its body."""
@@ -137,11 +137,15 @@ and how many are looked at one by one behind one that may be it, since others ar
 _ENOUGH = 1 << 20
 """Octets that are looked through although something was found in them: mostly it tells the place, and spares the
 rest."""
+_READS_MAX = 1000
+"""Reads of one block, of many connections, behind which all of it is read at once: that takes about as long."""
 
 
 def landmarks(run: Run, begin: int) -> tuple[list[Landmark], int]:
     """The first candidates in a run, from stream offset `begin` on, and the offset from which to look for more: if
     there were none, in the next run, which must start with the octets of this one from there on."""
+    if isinstance(run.data, Passing) and run.data.reads > _READS_MAX:
+        run.data.load()
     out = np.empty((_CANDIDATES, 3), np.int64)
     starts, header = np.ascontiguousarray(run.rows[:, OFFSET]), np.empty(HEADER_SIZE, np.uint8)
     found, begin, reads, is_short = _scan(run.rows, starts, *where(run.data), run.kept, near_room(run.data), header,
@@ -169,8 +173,8 @@ def _scan(rows: Table, starts: Numbers, data: Octets, file: int, origin: int, ke
           out: Table) -> tuple[int, int, int, int]:
     """Slide a window of 16 octets over the run, and note where a record may begin; how often octets were read from
     the file, whether some were not there any more."""
-    found, have, upto, reads, is_short = 0, 0, begin, 0, 0
-    block, low, high, shift = (data, file, origin, header), 0, (len(data) if file == IN_MEMORY else 0), 0
+    found, have, upto, is_short = 0, 0, begin, 0
+    block, window = (data, file, origin, header), no_window(data, file)
     older, newer = np.uint64(0), np.uint64(0)
     eight, one = np.uint64(8), np.uint64(56)
     most = len(sizes[0]) - 1
@@ -183,10 +187,9 @@ def _scan(rows: Table, starts: Numbers, data: Octets, file: int, origin: int, ke
         source, at = (data, place) if place >= 0 else (kept, ~place)
         i = max(begin - offset, 0)
         if i < given and place >= 0:
+            window = read_near(file, origin, rows, r, room, window)
+            _, high, shift, _ = window
             if file != IN_MEMORY:
-                if not low <= place <= place + given <= high:
-                    low, high, shift = read_near(file, origin, rows, r, room)
-                    reads += 1
                 source, at = room, place + shift
             if place + given > high:
                 given, is_short = max(high - place, 0), 1
@@ -222,11 +225,11 @@ def _scan(rows: Table, starts: Numbers, data: Octets, file: int, origin: int, ke
                         out[found, 0], out[found, 1], out[found, 2] = here, ~m, 0
                         found += 1
             if found + 8 > len(out):
-                return found, upto, reads, is_short
+                return found, upto, window[-1], is_short
         if given < rows[r, SIZE]:
             have = 0
             upto = max(upto, offset + rows[r, SIZE])
-    return found, upto, reads, is_short
+    return found, upto, window[-1], is_short
 
 
 @compiled

@@ -8,19 +8,17 @@ of the processor's cache: reading takes half as long again.
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 
 import numpy as np
 
 from dissector.compiled import compiled
 from dissector.pread import read_at
+from dissector.table import zeros
 
 IN_MEMORY = -1
 """In place of the number of an open file."""
 NO_OCTETS = np.zeros(0, np.uint8)
-READS_MAX = 1000
-"""Reads of one block behind which all of it is read at once: that takes about as long as these did."""
 
 
 class InFile:
@@ -29,20 +27,14 @@ class InFile:
     def __init__(self, number: int) -> None:
         self.number = number
         self.is_short = False
-        self._room = self._near = NO_OCTETS
+        self._room = NO_OCTETS
 
     def room(self, count: int) -> np.ndarray:
-        """Room for so many octets.  The same each time: the system would have to clear new memory."""
+        """Room for so many octets, from the start of a page of memory on.  The same each time: the system would have
+        to clear new memory."""
         if len(self._room) < count:
-            self._room = np.empty(count, np.uint8)
+            self._room = zeros((count,), np.uint8)
         return self._room[:count]
-
-    def near(self, count: int) -> np.ndarray:
-        """Room for so many octets that are read together, from the start of a page of memory on.  The same each
-        time."""
-        if len(self._near) < count:
-            self._near = np.frombuffer(mmap.mmap(-1, count), np.uint8)
-        return self._near
 
     def close(self) -> None:
         """Close the file."""
@@ -58,7 +50,7 @@ class Passing:
         self.there = end
         """Behind it nothing could be read when all was."""
         self.reads = 0
-        """How often kernels have read what they look through or keep, one part after another."""
+        """How often parts of it were read to be looked through (`dissector.landmarks`)."""
         self.loaded: np.ndarray | None = None
         """All of them, if they have been read."""
 
@@ -94,11 +86,8 @@ Block = np.ndarray | Passing
 
 
 def where(octets: Block) -> tuple[np.ndarray, int, int]:
-    """What a kernel is told of them: an array of those that are there; or else a file, and its octet at position 0.
-    Of a block that was read very often all is read now (`READS_MAX`)."""
+    """What a kernel is told of them: an array of those that are there; or a file, and its octet at position 0."""
     if isinstance(octets, Passing):
-        if octets.reads > READS_MAX:
-            octets.load()
         if octets.loaded is None:
             return NO_OCTETS, octets.file.number, octets.origin
         octets = octets.loaded[:octets.there]

@@ -440,52 +440,55 @@ def _kept(rows: np.ndarray, data: Block, kept: np.ndarray) -> np.ndarray:
     if not len(rows):
         return NO_OCTETS
     octets = np.empty(int(rows[:, GIVEN].sum()), np.uint8)
-    reads, is_short = _keep(rows, *where(data), kept, near_room(data), octets)
+    is_short = _keep(rows, *where(data), kept, near_room(data), octets)
     if isinstance(data, Passing):
-        data.reads += reads
         data.file.is_short |= bool(is_short)
     return octets
 
 
 @kernel
 def _keep(rows: Table, data: Octets, file: int, origin: int, kept: Octets, room: OctetBuffer,
-          out: OctetBuffer) -> tuple[int, int]:
-    """Copy the octets of ranges to `out`; how often some were read from the file, and whether some were not there any
-    more, which are not given then."""
-    place, reads, is_short = 0, 0, False
-    low, high, shift = 0, (len(data) if file == IN_MEMORY else 0), 0
+          out: OctetBuffer) -> int:
+    """Copy the octets of ranges to `out`; whether some were not in the file any more, which are not given then."""
+    place, is_short, window = 0, False, no_window(data, file)
     for i in range(len(rows)):
         row = rows[i]
         begin, given = row[PLACE], row[GIVEN]
         if begin < 0:
             copy_octets(kept, ~begin, given, out, place)
         else:
-            source = data
-            if file != IN_MEMORY:
-                if given and not low <= begin <= begin + given <= high:
-                    low, high, shift = read_near(file, origin, rows, i, room)
-                    reads += 1
-                source = room
+            window = read_near(file, origin, rows, i, room, window)
+            _, high, shift, _ = window
             row[GIVEN] = min(given, max(high - begin, 0))
-            copy_octets(source, begin + shift, row[GIVEN], out, place)
+            copy_octets(data if file == IN_MEMORY else room, begin + shift, row[GIVEN], out, place)
         is_short |= row[GIVEN] < given
         row[PLACE] = ~place
         place += row[GIVEN]
-    return reads, int(is_short)
+    return int(is_short)
 
 
 def near_room(data: Block) -> np.ndarray:
     """Room for `read_near`, if octets of this block stay in a file.  It is little: some machines take 1 ms for each
     MiB that is used for the first time."""
-    return data.file.near(PACKET_MAX + _PAGE) if isinstance(data, Passing) else NO_OCTETS
+    return data.file.room(PACKET_MAX + _PAGE) if isinstance(data, Passing) else NO_OCTETS
 
 
 @compiled
-def read_near(file, origin, rows, r, room):  # type: ignore[no-untyped-def]
-    """Read the octets of range `r`, and those that stand close behind it in the file, of the next ranges, as many as
-    there is room for: the positions of the first and behind the last, what a position in `room` is more."""
+def no_window(data, file):  # type: ignore[no-untyped-def]
+    """What `read_near` is told at first."""
+    return 0, len(data) if file == IN_MEMORY else 0, 0, 0
+
+
+@compiled
+def read_near(file, origin, rows, r, room, window):  # type: ignore[no-untyped-def]
+    """Have the octets of range `r` at hand: if they stay in a file and are not in `room` yet, read them, and those
+    that stand close behind them, of the next ranges, as many as there is room for.  What is there then: the positions
+    of the first and behind the last, what an index is more than a position, how often was read so far."""
+    low, high, _, reads = window
     place = rows[r, PLACE]
     end = place + rows[r, GIVEN]
+    if file == IN_MEMORY or end == place or low <= place <= end <= high:
+        return window
     for i in range(r + 1, len(rows)):
         row = rows[i]
         if row[HOLE]:
@@ -494,7 +497,7 @@ def read_near(file, origin, rows, r, room):  # type: ignore[no-untyped-def]
             break
         end = row[PLACE] + row[GIVEN]
     at = (origin + place) % _PAGE  # as in the file (`dissector.container.place_of` says why)
-    return place, place + read_at(file, origin + place, room, at, end - place), at - place
+    return place, place + read_at(file, origin + place, room, at, end - place), at - place, reads + 1
 
 
 @compiled

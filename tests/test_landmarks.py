@@ -22,7 +22,6 @@ from tests.synthesiser import files, stream
 from tests.synthesiser.stream import Guest, Message
 from tests.synthesiser.wire import Wire, lose
 
-SYNC = p.CHECKPOINT_STATE.type, (0).to_bytes(4, "little")
 GUEST = Guest(memory=40, batch=10, dirty=5, emulator=300)
 
 
@@ -221,7 +220,7 @@ def every(run: Run, begin: int = 0) -> list[Landmark]:
 
 
 def _as_in_memory(size: int, rng: np.random.Generator) -> np.ndarray:
-    """Octets as those of a guest: pages of zeros, of ones, of small numbers, of pointers, of text."""
+    """Octets as those of a guest: pages of zeros, of ones, of small numbers, of pointers, of chance."""
     kinds = [np.zeros(512, np.uint64), np.full(512, (1 << 64) - 1, np.uint64), rng.integers(0, 40, 512, np.uint64),
              rng.integers(0, 40, 512, np.uint64) << np.uint64(32), rng.integers(0, 1 << 46, 512, np.uint64),
              rng.integers(0, 1 << 63, 512, np.uint64)]
@@ -263,19 +262,20 @@ def test_where_pieces_end_does_not_matter(kind: str, piece: int) -> None:
 @pytest.mark.parametrize("share", [1.0, 0.6], ids=["whole", "cut short"])
 def test_octets_of_a_file_are_read_together_or_one_by_one(share: float, tmp_path: Path) -> None:
     """Ranges far apart are read one by one; of a block that is read too often so, all is read."""
-    apart, pieces, needle = 6000, 1200, np.frombuffer(stream.record(*SYNC), np.uint8)
+    apart, pieces = 6000, 1200
+    needle = next(m.octets for m in stream.colo(1, GUEST) if m.control_id is not None)
     octets = np.random.default_rng(5).integers(0, 256, apart * pieces, np.uint8)
     rows = np.zeros((pieces, RANGE_COLUMNS), np.int64)
     rows[:, OFFSET], rows[:, PLACE] = np.arange(pieces) * 500, np.arange(pieces) * apart
     rows[:, SIZE] = rows[:, GIVEN] = 500
     for place in range(100, len(octets), 7 * apart):
-        octets[place:place + WINDOW] = needle
+        octets[place:place + WINDOW] = np.frombuffer(needle, np.uint8)
     path = tmp_path / "octets"
     path.write_bytes(octets[:int(share * len(octets))].tobytes())
     with path.open("rb") as file:
         data = Passing(InFile(file.fileno()), 0, 0, len(octets))
         run = Run(rows, NO_ACKS, data, NO_OCTETS)
-        here = [every(run), every(Run(rows, NO_ACKS, data, NO_OCTETS))]
+        here = [every(run), every(run)]
     assert data.loaded is not None
     assert data.file.is_short == (share < 1)
     assert here[0] == here[1]
