@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 _SHORT = "octets were gone when they were needed: did it become shorter while it was read?"
 
-SLOTS = 8
-"""Records come in bursts: reading goes on meanwhile."""
+SLOTS = 12
+"""Records come in bursts: reading goes on meanwhile.  As many as are filled until this process has started."""
 
 
 def blocks(names: Iterable[str | os.PathLike[str] | Source],
@@ -138,7 +138,7 @@ def _read(room: Room, names: Sequence[str]) -> None:
 
     def free() -> Iterator[Slot]:
         nonlocal current, filled
-        numbers = room.in_turn()
+        numbers = iter(room)
         while True:
             if filled:  # a file may end without having used its last one
                 current, filled = next(numbers), False

@@ -161,17 +161,10 @@ class Room:
         socket.send_fds(self._files, [b"\0"], [number])
 
     def __iter__(self) -> Iterator[int]:
-        return self._next(-1)
-
-    def in_turn(self) -> Iterator[int]:
-        """The same, each when all others have been used: all memory is, whichever process is the faster one."""
-        return self._next(0)
-
-    def _next(self, which: int) -> Iterator[int]:
         while True:
             while not self._free or self._arrivals.poll(0):
                 self._free.append(self._wait())
-            yield self._free.pop(which)
+            yield self._free.pop()
 
     def _wait(self) -> int:
         octet = os.read(self._returned, 1)
