@@ -33,7 +33,7 @@ class InFile:
         """Room for so many octets, from the start of a page of memory on.  The same each time: the system would have
         to clear new memory."""
         if len(self._room) < count:
-            self._room = zeros((count,), np.uint8)
+            self._room = zeros((2 * count,), np.uint8)  # what is not used takes none
         return self._room[:count]
 
     def close(self) -> None:
