@@ -59,9 +59,11 @@ from dissector.turns import Turns
 SNIFF = 64
 """Octets of a direction that decide whether it opens one of our streams."""
 
-WATCHED_OCTETS = 16 << 20
+WATCHED_OCTETS = 5 << 20
 """A connection whose start was not seen is looked through for landmarks so far, and as far again behind records that
-were read from one on; Xen's longest have some 4 MiB.  What the capture lacks is not counted."""
+were read from one on: Xen's longest have some 4 MiB, and little of what stands between is none."""
+WATCHED_LACKING = 16 << 20
+"""The same where the capture lacks octets, which are not counted: landmarks may be among them."""
 
 SNIFFING, OURS, CONTROL, OTHER = "sniffing", "ours", "control", "other"
 """CONTROL: the control connection of a colo-proxy (`dissector.proxy`)."""
@@ -330,12 +332,19 @@ class Connection:
         # Fewer octets than a sniff takes: what waits here is small.
         self._early = [None if decided else run.tail(0)
                        for run, decided in zip(left, self._decided, strict=True)]
-        watched = sum(seeker.fruitless if seeker else self.stream.passed(side)
-                      for side, seeker in enumerate(self._seekers) if self._decided[side])
-        told = all(self._decided) and self._seekers == [None, None]
-        if (told or watched > WATCHED_OCTETS) and not any(s and s.hopeful for s in self._seekers):
+        if self._is_hopeless():
             self.role, self.stream, self._seekers = OTHER, _CLOSED, [None, None]
         return [], runs
+
+    def _is_hopeless(self) -> bool:
+        """Whether none of ours is to be expected here any more."""
+        seekers = [seeker for seeker in self._seekers if seeker]
+        if any(seeker.hopeful for seeker in seekers):
+            return False
+        watched = sum(seeker.fruitless if seeker else self.stream.passed(side)
+                      for side, seeker in enumerate(self._seekers) if self._decided[side])
+        most = WATCHED_OCTETS if all(seeker.is_whole for seeker in seekers) else WATCHED_LACKING
+        return watched > most or (all(self._decided) and not seekers)
 
     def _seek(self, runs: list[Run]) -> int | None:
         """Look through the sides whose start was not seen; which side is the primary, once that is

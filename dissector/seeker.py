@@ -145,6 +145,8 @@ class Seeker:
         """With a quiet sync-point, dead ones too: the other direction may prove them."""
         self.fruitless = 0
         """Octets that were looked through since one of the trials read a record and kept it."""
+        self.is_whole = True
+        """Whether the capture has had every octet so far."""
         self._passage = passage
         self._begin = begin
         self._early: Run | None = None
@@ -160,7 +162,7 @@ class Seeker:
     @property
     def hopeful(self) -> bool:
         """Whether anything that was found may yet be proven."""
-        return bool(self.quiet) or any(trial.records for trial in self.trials)
+        return bool(self.quiet or self.trials)
 
     @property
     def held_from(self) -> int:
@@ -176,6 +178,7 @@ class Seeker:
     def feed(self, run: Run, turns: Turns) -> Trial | None:
         """Look through a run."""
         self.fruitless += int(run.rows[:, GIVEN].sum())
+        self.is_whole &= run.whole
         for trial in self.trials:
             self._advance(trial, run, turns)
         run = run.behind(self._early)

@@ -334,12 +334,14 @@ def test_snapped_captures(tmp_path: Path, name: str, snaplen: int) -> None:
     assert len(framed) > 2 * len(whole.syncs)
 
 
-@pytest.mark.parametrize(("watched", "snaplen", "found"), [(1 << 17, 1 << 18, False), (1 << 18, 1 << 18, True),
-                                                           (1 << 17, 96, True), (1 << 11, 96, False)])
-def test_so_much_of_a_connection_is_looked_through(watched: int, snaplen: int, found: bool, tmp_path: Path,
-                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("watched", "lacking", "snaplen", "found"), [
+    (1 << 17, 1 << 18, 1 << 18, False), (1 << 18, 1 << 17, 1 << 18, True),
+    (1 << 11, 1 << 17, 96, True), (1 << 17, 1 << 11, 96, False)])
+def test_so_much_of_a_connection_is_looked_through(watched: int, lacking: int, snaplen: int, found: bool,
+                                                   tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the capture lacks is not looked through, and does not count."""
     monkeypatch.setattr("dissector.connection.WATCHED_OCTETS", watched)
+    monkeypatch.setattr("dissector.connection.WATCHED_LACKING", lacking)
     monkeypatch.setattr("dissector.packets.ROWS", 16)
     monkeypatch.setattr("dissector.reader.BLOCK", 1 << 14)
     wire = Wire(stream.colo(2, replace(GUEST, memory=50, batch=50)))  # 200 KB in one record
@@ -347,6 +349,21 @@ def test_so_much_of_a_connection_is_looked_through(watched: int, snaplen: int, f
     path = tmp_path / "x.pcap"
     path.write_bytes(files.pcap(files.merged([late(wire, inside)]), snaplen=snaplen))
     assert bool(read(path).records) == found
+
+
+@pytest.mark.parametrize(("left", "found"), [(100_000, True), (150_000, False)])
+def test_a_record_in_hand_is_read_to_its_end(left: int, found: bool, tmp_path: Path,
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is longer than a connection is looked through; so is what is left of the one before it, or not."""
+    monkeypatch.setattr("dissector.connection.WATCHED_OCTETS", 1 << 17)
+    monkeypatch.setattr("dissector.packets.ROWS", 16)
+    monkeypatch.setattr("dissector.reader.BLOCK", 1 << 14)
+    wire = Wire(stream.colo(2, replace(GUEST, memory=150, batch=50)))  # 200 KB in each record
+    begins = np.cumsum([0, *(len(m.octets) for m in wire.messages if m.direction == "forward")])
+    second = begins[np.flatnonzero(np.diff(begins) > 150_000)[1]]
+    row = wire.rows
+    inside = np.flatnonzero((row["side"] == 0) & (row["offset"] >= second - left) & (row["length"] > 0)).item(0)
+    assert bool(read(files.write(tmp_path / "x.pcap", late(wire, inside))).records) == found
 
 
 @pytest.mark.parametrize("start_seen", [True, False])
@@ -361,7 +378,7 @@ def test_one_side_of_something_else(start_seen: bool, tmp_path: Path, monkeypatc
 
 def test_what_gives_hope_is_looked_through_for_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every second record's header is missing: none proves the other, until writers pause."""
-    monkeypatch.setattr("dissector.connection.WATCHED_OCTETS", 300_000)  # less than four records
+    monkeypatch.setattr("dissector.connection.WATCHED_LACKING", 300_000)  # less than four records
     monkeypatch.setattr("dissector.packets.ROWS", 16)
     monkeypatch.setattr("dissector.reader.BLOCK", 1 << 14)
     monkeypatch.setattr("dissector.engine.HELD_OCTETS", 1 << 13)
