@@ -356,10 +356,12 @@ class Container:
 
 def describe(head: bytes) -> str:
     """One line on a file that is no capture, from its first octets."""
-    known = {b"LibxlFmt": "a libxl stream (a save file); `coloscope verify` reads it",
-             b"Xen save": "a save file of xl; `coloscope verify` reads it",
-             b"\xff" * 8 + b"XENF": "a libxc stream; `coloscope verify` reads it",
-             b"\x37\x7f\x06\x82": "an old zstd file", b"BZh": "bzip2: decompress it first",
+    from dissector.opening import structure_of  # here: nothing else that finds packets needs the protocol
+
+    if structure := structure_of(head, cut=True):
+        return (f"not a capture: it looks like a save file or a dumped stream ({structure.full_name}); `coloscope "
+                "verify` reads it")
+    known = {b"\x37\x7f\x06\x82": "an old zstd file", b"BZh": "bzip2: decompress it first",
              b"\xfd7zXZ": "xz: decompress it first", b"PK\x03\x04": "a zip archive",
              b"\x04\x22\x4d\x18": "lz4: decompress it first", b"\x34\xcd\xb2\xa1": "a modified pcap "
              "(Kuznetzov); convert it with editcap"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dissector.protocol import OPENINGS, PROXY_LENGTH, PROXY_MESSAGES, ProxyMessage
+from dissector.protocol import HEADER_LANDMARKS, OPENINGS, PROXY_LENGTH, PROXY_MESSAGES, ProxyMessage, Structure
 
 LENGTH = max(len(magic) for magics in OPENINGS.values() for magic in magics)
 """Octets that tell whether it does."""
@@ -27,8 +27,16 @@ def direction_of(octets: bytes, *, cut: bool = False) -> str:
     """The direction of the stream that opens with these octets, "" if none does (or not yet).  `cut`:
     the capture has no more of them."""
     return next((direction for direction, magics in OPENINGS.items() for magic in magics
-                 if octets.startswith(magic)
-                 or (cut and len(octets) >= CUT_LENGTH and magic.startswith(octets))), "")
+                 if _opens(octets, magic, cut)), "")
+
+
+def structure_of(octets: bytes, *, cut: bool = False) -> Structure | None:
+    """The same: the header or text."""
+    return next((structure for structure in HEADER_LANDMARKS if _opens(octets, structure.magic, cut)), None)
+
+
+def _opens(octets: bytes, magic: bytes, cut: bool) -> bool:
+    return octets.startswith(magic) or (cut and len(octets) >= CUT_LENGTH and magic.startswith(octets))
 
 
 def may_open(octets: bytes) -> bool:
