@@ -53,9 +53,10 @@ _MORE, _SPECIAL, _DAMAGED, _FULL = range(4)
 
 
 @compiled
-def _hop_pcap(data, at, end, shift, big, interfaces, out, n):  # type: ignore[no-untyped-def]
+def _hop_pcap(data, at, end, shift, big, interfaces, out, ends, headers, n):  # type: ignore[no-untyped-def]
     """Add the packets in data[at:end] to the `n` rows there; `shift` and its index are a packet's position.  Returns
-    (rows, next index, why)."""
+    (rows, next index, why).  Headers are read here: a processor does so while it waits for the next length.
+    """
     link, scale = interfaces[0, _LINK], interfaces[0, _FACTOR]
     while at + 16 <= end:
         if n == out.shape[1]:
@@ -67,13 +68,15 @@ def _hop_pcap(data, at, end, shift, big, interfaces, out, n):  # type: ignore[no
             return n, at, _DAMAGED
         if at + 16 + captured > end:
             break
+        wire = max(wire, captured) if wire <= PACKET_MAX else captured
         out[0, n] = at + 16 + shift
         out[1, n] = captured
-        out[2, n] = max(wire, captured) if wire <= PACKET_MAX else captured
+        out[2, n] = wire
         time = _u32(data, at, big) * 1_000_000_000 + fraction * scale
         out[3, n] = time if time < TIME_MAX else 0
         out[4, n] = link
         out[5, n] = 0
+        read_headers(data, shift, at + 16, captured, wire, link, ends[np.uint64(n)], headers[np.uint64(n)])
         n += 1
         at += 16 + captured
     return n, at, _MORE
@@ -98,7 +101,7 @@ def _nanoseconds(stamp, kind, factor):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _hop_pcapng(data, at, end, shift, big, interfaces, first, out, n):  # type: ignore[no-untyped-def]
+def _hop_pcapng(data, at, end, shift, big, interfaces, first, out, ends, headers, n):  # type: ignore[no-untyped-def]
     """The same for pcapng, whose section describes `interfaces`, numbered from `first` on; comes back
     (_SPECIAL) at blocks that change what later ones mean."""
     while at + 12 <= end:
@@ -147,13 +150,16 @@ def _hop_pcapng(data, at, end, shift, big, interfaces, first, out, n):  # type: 
                     time += interfaces[interface, _OFFSET]
                     if 0 < time < TIME_MAX:
                         out[3, n] = time
+            wire = max(wire, captured) if wire <= PACKET_MAX else captured
             out[0, n] = at + head + shift
             out[1, n] = captured
-            out[2, n] = max(wire, captured) if wire <= PACKET_MAX else captured
+            out[2, n] = wire
+            read_headers(data, shift, at + head, captured, wire, out[4, n], ends[np.uint64(n)], headers[np.uint64(n)])
             n += 1
         elif kind in _NO_PACKETS:
             out[0, n], out[1, n], out[2, n], out[3, n] = at + 8 + shift, 0, 0, 0
             out[4, n], out[5, n] = NO_PACKET, -1
+            read_headers(data, shift, at + 8, 0, 0, NO_PACKET, ends[np.uint64(n)], headers[np.uint64(n)])
             n += 1
         at += length
     return n, at, _MORE
@@ -186,12 +192,11 @@ def _take(is_pcapng: bool, big: bool, interfaces: Table, first: int, data: Octet
     """Find the packets in data[at:end], and read their headers.  Octet `place` of the file follows, `origin` is the
     one that has position 0.  If it is an open `file`, go on with its next pieces, as far as `stop`."""
     while True:
-        begin, shift = n, place - end - origin
+        shift = place - end - origin
         if is_pcapng:
-            n, at, why = _hop_pcapng(data, at, end, shift, big, interfaces, first, out, n)
+            n, at, why = _hop_pcapng(data, at, end, shift, big, interfaces, first, out, ends, headers, n)
         else:
-            n, at, why = _hop_pcap(data, at, end, shift, big, interfaces, out, n)
-        read_headers(data, shift, out, begin, n, ends, headers)
+            n, at, why = _hop_pcap(data, at, end, shift, big, interfaces, out, ends, headers, n)
         if why != _MORE or file == IN_MEMORY or place >= stop:
             return n, at, end, place, why
         at, end, count = _read_on(file, place, piece, data, at, end)

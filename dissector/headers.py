@@ -252,8 +252,8 @@ def _word(data, p, count):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _read(data, shift, position, captured, wire, link, key, row):  # type: ignore[no-untyped-def]
-    """Fill in `key` and `row` of a packet."""
+def read_headers(data, shift, position, captured, wire, link, key, row):  # type: ignore[no-untyped-def]
+    """Fill in a row of both of `Headers` for the packet at this index; its position is `shift` more."""
     end = position + captured
     why, depth, kind, ip, p, wire_end = _find_tcp(data, link, position, end, position + wire)
     row[WHY], row[DEPTH] = why, depth
@@ -288,14 +288,3 @@ def _read(data, shift, position, captured, wire, link, key, row):  # type: ignor
     row[CAPTURED] = captured
     for i in range(BEGINNING // WORD):
         row[FIRST + i] = _word(data, p + header + WORD * i, captured - WORD * i)
-
-
-@compiled
-def read_headers(data, shift, packets, begin, end, ends, rows):  # type: ignore[no-untyped-def]
-    """Fill in rows of `Headers` for a part of `packets`, the columns of `dissector.packets.Packets`,
-    whose positions are indices and `shift`.
-
-    A pass of its own: a processor works on several packets at once then, while finding a packet has
-    to wait for the length of the one before it."""
-    for i in range(np.uint64(begin), np.uint64(end)):  # as in `_be`
-        _read(data, shift, packets[0, i] - shift, packets[1, i], packets[2, i], packets[4, i], ends[i], rows[i])
