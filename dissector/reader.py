@@ -16,7 +16,7 @@ from dissector.source import Source, SourceError
 
 SPAN = 24 << 20
 """Octets of a block if they stay in the file; else there are as many as came at a time, at most some `BLOCK`."""
-PIECE = 512 << 10
+PIECE = 768 << 10
 """Octets of a file read at a time where they pass: packets are found while these are in the processor's cache."""
 
 
