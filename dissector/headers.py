@@ -150,7 +150,7 @@ def _transport(data, kind, p, end, wire_end):  # type: ignore[no-untyped-def]
         wire_end = _end_on_wire(data, p, wire_end)
         if _be16(data, p + 6) & 0x3FFF:
             return np.int64(-2), p, wire_end
-        protocol, p = np.int64(data[p + 9]), p + (data[p] & 15) * 4
+        protocol, p = np.int64(data[p + 9]), p + np.int64(data[p] & 15) * 4
         if protocol == 51 and p + 8 <= end:  # authentication header
             protocol, p = np.int64(data[p]), p + (np.int64(data[p + 1]) + 2) * 4
         return protocol, p, wire_end
