@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dissector.container import Container
     from dissector.octets import InFile
 
-_SHORT = "octets were gone when they were needed: did it become shorter while it was read?"
+_SHORT = "octets could not be read when they were needed: did it become shorter meanwhile, or does the disk fail?"
 
 SLOTS = 12
 """Records come in bursts: reading goes on meanwhile.  As many as are filled until this process has started."""
