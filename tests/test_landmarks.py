@@ -334,30 +334,52 @@ def test_snapped_captures(tmp_path: Path, name: str, snaplen: int) -> None:
     assert len(framed) > 2 * len(whole.syncs)
 
 
-@pytest.mark.parametrize(("watched", "lacking", "snaplen", "found"), [
-    (1 << 17, 1 << 18, 1 << 18, False), (1 << 18, 1 << 17, 1 << 18, True),
-    (1 << 11, 1 << 17, 96, True), (1 << 17, 1 << 11, 96, False)])
-def test_so_much_of_a_connection_is_looked_through(watched: int, lacking: int, snaplen: int, found: bool,
-                                                   tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the capture lacks is not looked through, and does not count."""
-    monkeypatch.setattr("dissector.connection.WATCHED_OCTETS", watched)
-    monkeypatch.setattr("dissector.connection.WATCHED_LACKING", lacking)
+@pytest.fixture
+def small_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection is looked at often."""
     monkeypatch.setattr("dissector.packets.ROWS", 16)
     monkeypatch.setattr("dissector.reader.BLOCK", 1 << 14)
-    wire = Wire(stream.colo(2, replace(GUEST, memory=50, batch=50)))  # 200 KB in one record
-    inside = np.flatnonzero(wire.rows["length"] > 1000).item(3)
+
+
+def watch(monkeypatch: pytest.MonkeyPatch, octets: int, longer: int) -> None:
+    monkeypatch.setattr("dissector.connection.WATCHED_OCTETS", octets)
+    monkeypatch.setattr("dissector.connection.WATCHED_LONGER", longer)
+
+
+def chance(octets: int, direction: str = "forward") -> Message:
+    return Message(direction, p.XL_HEADER, b"\x16" + np.random.default_rng(1).bytes(octets))
+
+
+@pytest.mark.parametrize(("watched", "longer", "answered", "found"), [
+    (1 << 17, 1 << 18, True, False), (1 << 18, 1 << 17, True, True),
+    (1 << 17, 1 << 18, False, True), (1 << 18, 1 << 17, False, False)])
+@pytest.mark.usefixtures("small_portions")
+def test_so_much_of_a_connection_is_looked_through(watched: int, longer: int, answered: bool, found: bool,
+                                                   tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream begins behind 200 KB of chance.  More are looked through while only one side speaks."""
+    watch(monkeypatch, watched, longer)
+    wire = Wire([chance(20, "back")] * answered + [chance(200_000), *stream.colo(1, GUEST)], handshake=False)
+    assert bool(read(files.write(tmp_path / "x.pcap", wire)).records) == found
+
+
+@pytest.mark.parametrize(("watched", "longer", "found"), [(1 << 11, 1 << 17, True), (1 << 17, 1 << 11, False)])
+@pytest.mark.usefixtures("small_portions")
+def test_what_a_capture_lacks_is_not_looked_through(watched: int, longer: int, found: bool, tmp_path: Path,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not count, and for what it may hide other octets are looked through for longer."""
+    watch(monkeypatch, watched, longer)
+    wire = Wire([chance(20, "back"), chance(200_000), *stream.colo(1, GUEST)], handshake=False)
     path = tmp_path / "x.pcap"
-    path.write_bytes(files.pcap(files.merged([late(wire, inside)]), snaplen=snaplen))
+    path.write_bytes(files.pcap(files.merged([wire]), snaplen=96))
     assert bool(read(path).records) == found
 
 
 @pytest.mark.parametrize(("left", "found"), [(100_000, True), (150_000, False)])
+@pytest.mark.usefixtures("small_portions")
 def test_a_record_in_hand_is_read_to_its_end(left: int, found: bool, tmp_path: Path,
                                              monkeypatch: pytest.MonkeyPatch) -> None:
     """It is longer than a connection is looked through; so is what is left of the one before it, or not."""
-    monkeypatch.setattr("dissector.connection.WATCHED_OCTETS", 1 << 17)
-    monkeypatch.setattr("dissector.packets.ROWS", 16)
-    monkeypatch.setattr("dissector.reader.BLOCK", 1 << 14)
+    watch(monkeypatch, 1 << 17, 1 << 17)
     wire = Wire(stream.colo(2, replace(GUEST, memory=150, batch=50)))  # 200 KB in each record
     begins = np.cumsum([0, *(len(m.octets) for m in wire.messages if m.direction == "forward")])
     second = begins[np.flatnonzero(np.diff(begins) > 150_000)[1]]
@@ -366,21 +388,34 @@ def test_a_record_in_hand_is_read_to_its_end(left: int, found: bool, tmp_path: P
     assert bool(read(files.write(tmp_path / "x.pcap", late(wire, inside))).records) == found
 
 
+@pytest.mark.parametrize(("longer", "found"), [(1 << 18, True), (1 << 17, False)])
+@pytest.mark.usefixtures("small_portions")
+def test_a_capture_that_begins_in_a_dirty_list(longer: int, found: bool, tmp_path: Path,
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which may be longer than any record of the primary; that is silent meanwhile."""
+    watch(monkeypatch, 1 << 11, longer)
+    wire = Wire(stream.colo(2, replace(GUEST, lists=tuple(range(30_000)))))  # 240 KB
+    row, back = wire.rows, [m for m in wire.messages if m.direction == "back"]
+    index = next(i for i, m in enumerate(back) if m.structure is p.CHECKPOINT_DIRTY_PFN_LIST)
+    inside = sum(len(m.octets) for m in back[:index]) + 20_000
+    cut = late(wire, np.flatnonzero((row["side"] == 1) & (row["offset"] >= inside) & (row["length"] > 0)).item(0))
+    result = read(files.write(tmp_path / "x.pcap", cut))
+    assert listed(result) == (whole_syncs(cut) if found else [])
+
+
 @pytest.mark.parametrize("start_seen", [True, False])
 def test_one_side_of_something_else(start_seen: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who hears nothing of the other side must not wait for it."""
-    monkeypatch.setattr("dissector.connection.WATCHED_OCTETS", 1 << 17)
-    octets = np.random.default_rng(1).bytes(1 << 20)
-    wire = Wire([Message("forward", p.XL_HEADER, b"\x16" + octets)], handshake=start_seen)
+    watch(monkeypatch, 1 << 17, 1 << 17)
+    wire = Wire([chance(1 << 20)], handshake=start_seen)
     alone = wire.keep(wire.rows[wire.rows["side"] == 0])
     assert not read(files.write(tmp_path / "x.pcap", alone)).engine.connections
 
 
+@pytest.mark.usefixtures("small_portions")
 def test_what_gives_hope_is_looked_through_for_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every second record's header is missing: none proves the other, until writers pause."""
-    monkeypatch.setattr("dissector.connection.WATCHED_LACKING", 300_000)  # less than four records
-    monkeypatch.setattr("dissector.packets.ROWS", 16)
-    monkeypatch.setattr("dissector.reader.BLOCK", 1 << 14)
+    watch(monkeypatch, 300_000, 300_000)  # less than four records
     monkeypatch.setattr("dissector.engine.HELD_OCTETS", 1 << 13)
     wire = Wire(stream.colo(2, replace(GUEST, memory=400, batch=20)))
     sent = [m for m in wire.messages if m.direction == "forward"]
