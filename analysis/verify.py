@@ -47,7 +47,8 @@ def verified(names: Sequence[str], direction: str | None = None, *,
     of ours can be read.
     """
     source = Source(names[0], on_progress=on_progress)
-    direction = direction or direction_of(source.peek(LENGTH))
+    head = source.peek(LENGTH)
+    direction = direction or direction_of(head, cut=len(head) < LENGTH)
     if not direction:
         return _of_capture(read(source, *names[1:], on_progress=on_progress), choose)
     with source:

@@ -63,8 +63,8 @@ WATCHED_OCTETS = 5 << 20
 """A connection whose start was not seen is looked through for landmarks so far, and as far again behind records that
 were read from one on: Xen's longest have some 4 MiB, and little of what stands between is none."""
 WATCHED_LONGER = 16 << 20
-"""The same where the capture lacks octets, which are not counted: landmarks may be among them; or while octets of one
-side only were looked at: the secondary lists dirty pages in 8 octets each, in one record, and the primary waits."""
+"""The same where the capture lacks octets, which are not counted: landmarks may be among them; or while one side has
+not been answered yet: the secondary lists dirty pages in 8 octets each, in one record, and the primary waits."""
 
 SNIFFING, OURS, CONTROL, OTHER = "sniffing", "ours", "control", "other"
 """CONTROL: the control connection of a colo-proxy (`dissector.proxy`)."""
@@ -344,7 +344,7 @@ class Connection:
             return False
         watched = sum(seeker.fruitless if seeker else self.stream.passed(side)
                       for side, seeker in enumerate(self._seekers) if self._decided[side])
-        told = self._turns.both and self.stream.held_octets < SNIFF and all(seeker.is_whole for seeker in seekers)
+        told = self._turns.again and all(seeker.is_whole for seeker in seekers)
         return watched > (WATCHED_OCTETS if told else WATCHED_LONGER) or (all(self._decided) and not seekers)
 
     def _seek(self, runs: list[Run]) -> int | None:

@@ -20,15 +20,19 @@ class Turns:
     def __init__(self) -> None:
         self._frames: dict[int, None] = {}
         self._first = 0
-        self.both = False
-        """Whether both sides have spoken."""
+        self._both = False
+
+    @property
+    def again(self) -> bool:
+        """Whether the side that spoke first has spoken again, behind the other."""
+        return len(self._frames) > 2
 
     def note(self, rows: np.ndarray) -> None:
         """Take segments of the connection (rows of `dissector.segments.Segments`), in capture order."""
         frames = rows[(rows[:, FLAGS] & TURN).nonzero()[0], SEGMENT_FRAME].tolist()
         if not frames:
             return
-        self.both |= len(frames) > (self._first == 0)
+        self._both |= len(frames) > (self._first == 0)
         self._first = self._first or frames[0]
         self._frames |= dict.fromkeys(frames)
         if len(self._frames) > 2 * _KEPT:
@@ -36,7 +40,7 @@ class Turns:
 
     def is_answer(self, frame: int) -> bool:
         """Whether the other side has surely spoken right before this frame."""
-        return self.both and frame in self._frames and frame != self._first
+        return self._both and frame in self._frames and frame != self._first
 
     def __contains__(self, frame: object) -> bool:
-        return not self.both or frame in self._frames
+        return not self._both or frame in self._frames

@@ -350,6 +350,11 @@ def chance(octets: int, direction: str = "forward") -> Message:
     return Message(direction, p.XL_HEADER, b"\x16" + np.random.default_rng(1).bytes(octets))
 
 
+def _without_banner() -> list[Message]:
+    """COLO of which the primary speaks first."""
+    return [message for message in stream.colo(1, GUEST) if message.structure is not p.BANNER]
+
+
 @pytest.mark.parametrize(("watched", "longer", "answered", "found"), [
     (1 << 17, 1 << 18, True, False), (1 << 18, 1 << 17, True, True),
     (1 << 17, 1 << 18, False, True), (1 << 18, 1 << 17, False, False)])
@@ -358,7 +363,8 @@ def test_so_much_of_a_connection_is_looked_through(watched: int, longer: int, an
                                                    tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream begins behind 200 KB of chance.  More are looked through while only one side speaks."""
     watch(monkeypatch, watched, longer)
-    wire = Wire([chance(20, "back")] * answered + [chance(200_000), *stream.colo(1, GUEST)], handshake=False)
+    talk = [chance(1000), chance(20, "back")] * answered
+    wire = Wire([*talk, chance(200_000), *_without_banner()], handshake=False)
     assert bool(read(files.write(tmp_path / "x.pcap", wire)).records) == found
 
 
@@ -368,10 +374,35 @@ def test_what_a_capture_lacks_is_not_looked_through(watched: int, longer: int, f
                                                     monkeypatch: pytest.MonkeyPatch) -> None:
     """It does not count, and for what it may hide other octets are looked through for longer."""
     watch(monkeypatch, watched, longer)
-    wire = Wire([chance(20, "back"), chance(200_000), *stream.colo(1, GUEST)], handshake=False)
+    wire = Wire([chance(1000), chance(20, "back"), chance(200_000), *_without_banner()], handshake=False)
     path = tmp_path / "x.pcap"
     path.write_bytes(files.pcap(files.merged([wire]), snaplen=96))
     assert bool(read(path).records) == found
+
+
+@pytest.mark.parametrize(("gap", "found"), [(True, True), (False, False)])
+@pytest.mark.usefixtures("small_portions")
+def test_a_gap_is_remembered(gap: bool, found: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind it everything is there, for longer than a connection is looked through that lacks nothing."""
+    watch(monkeypatch, 1 << 17, 1 << 18)
+    monkeypatch.setattr("dissector.engine.HELD_OCTETS", 1 << 13)
+    wire = Wire([chance(1000), chance(20, "back"), chance(200_000), *_without_banner()], handshake=False)
+    row = wire.rows
+    lost = np.flatnonzero((row["side"] == 0) & (row["offset"] > 80_000) & (row["length"] > 0))[:gap]
+    result = read(files.write(tmp_path / "x.pcap", wire.keep(np.delete(row, lost))))
+    assert bool(result.records) == found
+
+
+@pytest.mark.parametrize("sync", [True, False])
+@pytest.mark.usefixtures("small_portions")
+def test_a_lone_sync_point_is_not_forgotten(sync: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows it is none of ours, for longer than a connection is looked through."""
+    watch(monkeypatch, 1 << 17, 1 << 17)
+    new = next(m for m in stream.checkpoint(GUEST) if m.control_id is not None)
+    talk = [chance(1000), chance(20, "back"), *[new] * sync, chance(20, "back")]
+    wire = Wire([*talk, chance(300_000)], handshake=False)
+    result = read(files.write(tmp_path / "x.pcap", wire))
+    assert [s.status for s in result.syncs] == ["unconfirmed"] * sync
 
 
 @pytest.mark.parametrize(("left", "found"), [(100_000, True), (150_000, False)])
@@ -388,19 +419,23 @@ def test_a_record_in_hand_is_read_to_its_end(left: int, found: bool, tmp_path: P
     assert bool(read(files.write(tmp_path / "x.pcap", late(wire, inside))).records) == found
 
 
-@pytest.mark.parametrize(("longer", "found"), [(1 << 18, True), (1 << 17, False)])
+@pytest.mark.parametrize(("longer", "cut", "found"), [
+    (1 << 18, (), True), (1 << 18, (8,), True), (1 << 17, (), False)])
 @pytest.mark.usefixtures("small_portions")
-def test_a_capture_that_begins_in_a_dirty_list(longer: int, found: bool, tmp_path: Path,
+def test_a_capture_that_begins_in_a_dirty_list(longer: int, cut: tuple[int, ...], found: bool, tmp_path: Path,
                                                monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which may be longer than any record of the primary; that is silent meanwhile."""
+    """Which may be longer than any record of the primary; that is silent meanwhile.  The first octets that it sends
+    then may be few."""
     watch(monkeypatch, 1 << 11, longer)
-    wire = Wire(stream.colo(2, replace(GUEST, lists=tuple(range(30_000)))))  # 240 KB
+    monkeypatch.setattr("dissector.packets.ROWS", 1)
+    wire = Wire(stream.colo(2, replace(GUEST, lists=tuple(range(30_000)))),  # 240 KB
+                split=lambda message: cut if message.structure is p.PAGE_DATA else ())
     row, back = wire.rows, [m for m in wire.messages if m.direction == "back"]
     index = next(i for i, m in enumerate(back) if m.structure is p.CHECKPOINT_DIRTY_PFN_LIST)
     inside = sum(len(m.octets) for m in back[:index]) + 20_000
-    cut = late(wire, np.flatnonzero((row["side"] == 1) & (row["offset"] >= inside) & (row["length"] > 0)).item(0))
-    result = read(files.write(tmp_path / "x.pcap", cut))
-    assert listed(result) == (whole_syncs(cut) if found else [])
+    begun = late(wire, np.flatnonzero((row["side"] == 1) & (row["offset"] >= inside) & (row["length"] > 0)).item(0))
+    result = read(files.write(tmp_path / "x.pcap", begun))
+    assert listed(result) == (whole_syncs(begun) if found else [])
 
 
 @pytest.mark.parametrize("start_seen", [True, False])
@@ -415,7 +450,7 @@ def test_one_side_of_something_else(start_seen: bool, tmp_path: Path, monkeypatc
 @pytest.mark.usefixtures("small_portions")
 def test_what_gives_hope_is_looked_through_for_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every second record's header is missing: none proves the other, until writers pause."""
-    watch(monkeypatch, 300_000, 300_000)  # less than four records
+    watch(monkeypatch, 200_000, 200_000)  # less than three records
     monkeypatch.setattr("dissector.engine.HELD_OCTETS", 1 << 13)
     wire = Wire(stream.colo(2, replace(GUEST, memory=400, batch=20)))
     sent = [m for m in wire.messages if m.direction == "forward"]

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from analysis.verify import verified
 from dissector.blocks import read_blocks
+from dissector.errors import CannotDo
 from dissector.headers import CUT, FRAGMENT, NOT_TCP, POSITION, WHY
 from dissector.packets import Packets
 from dissector.protocol import HEADER_LANDMARKS, Structure
@@ -257,12 +259,16 @@ def test_no_capture_is_one_clear_line(tmp_path: Path, octets: bytes, says: str) 
 @pytest.mark.parametrize("structure", HEADER_LANDMARKS, ids=lambda structure: structure.full_name)
 def test_a_stream_is_no_capture(structure: Structure, tmp_path: Path) -> None:
     path = tmp_path / "it"
-    path.write_bytes(structure.magic + bytes(40))
-    with pytest.raises(SourceError, match=rf"\({structure.full_name}\); `coloscope verify`"):
-        read(path)
-    path.write_bytes(structure.magic[:7] + b"?" + structure.magic[8:] + bytes(40))
-    with pytest.raises(SourceError, match="neither pcap"):
-        read(path)
+    for octets in (structure.magic + bytes(40), structure.magic[:8]):
+        path.write_bytes(octets)
+        with pytest.raises(SourceError, match=rf"\({structure.full_name}\); `coloscope verify`"):
+            read(path)
+    with pytest.raises(CannotDo, match="no migration stream begins here"):  # who followed it wants other advice
+        verified([str(path)])
+    for octets in (structure.magic[:7] + b"?" + structure.magic[8:] + bytes(40), structure.magic[:7]):
+        path.write_bytes(octets)
+        with pytest.raises(SourceError, match="neither pcap"):
+            read(path)
 
 
 def test_missing_files_and_directories(tmp_path: Path) -> None:
