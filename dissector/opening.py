@@ -5,7 +5,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from dissector.protocol import HEADER_LANDMARKS, OPENINGS, PROXY_LENGTH, PROXY_MESSAGES, ProxyMessage, Structure
+from dissector.protocol import (
+    HEADER_LANDMARKS,
+    OPENINGS,
+    PROXY_LENGTH,
+    PROXY_MESSAGES,
+    STATES,
+    ProxyMessage,
+    Structure,
+)
 
 LENGTH = max(len(magic) for magics in OPENINGS.values() for magic in magics)
 """Octets that tell whether it does."""
@@ -26,17 +34,14 @@ WORDS = np.array(sorted({int.from_bytes(magic[:8]) for magics in (*OPENINGS.valu
 def direction_of(octets: bytes, *, cut: bool = False) -> str:
     """The direction of the stream that opens with these octets, "" if none does (or not yet).  `cut`:
     the capture has no more of them."""
-    return next((direction for direction, magics in OPENINGS.items() for magic in magics
-                 if _opens(octets, magic, cut)), "")
+    structure = structure_of(octets, cut=cut)
+    return STATES[HEADER_LANDMARKS[structure]].direction if structure else ""
 
 
 def structure_of(octets: bytes, *, cut: bool = False) -> Structure | None:
-    """The same: the header or text."""
-    return next((structure for structure in HEADER_LANDMARKS if _opens(octets, structure.magic, cut)), None)
-
-
-def _opens(octets: bytes, magic: bytes, cut: bool) -> bool:
-    return octets.startswith(magic) or (cut and len(octets) >= CUT_LENGTH and magic.startswith(octets))
+    """The same: the header or text with which it opens."""
+    return next((structure for structure in HEADER_LANDMARKS if octets.startswith(structure.magic) or (
+        cut and len(octets) >= CUT_LENGTH and structure.magic.startswith(octets))), None)
 
 
 def may_open(octets: bytes) -> bool:
