@@ -53,10 +53,19 @@ _MORE, _SPECIAL, _DAMAGED, _FULL = range(4)
 
 
 @compiled
+def _add(data, at, shift, captured, wire, time, link, interface, out, ends, headers, n):  # type: ignore[no-untyped-def]
+    """Fill in row `n` for the packet at this index, and that of its headers: a processor reads those while it waits
+    for the next packet's length."""
+    wire = max(wire, captured) if wire <= PACKET_MAX else captured
+    out[0, n], out[1, n], out[2, n] = at + shift, captured, wire
+    out[3, n], out[4, n], out[5, n] = time, link, interface
+    read_headers(data, shift, at, captured, wire, link, ends[np.uint64(n)], headers[np.uint64(n)])
+
+
+@compiled
 def _hop_pcap(data, at, end, shift, big, interfaces, out, ends, headers, n):  # type: ignore[no-untyped-def]
     """Add the packets in data[at:end] to the `n` rows there; `shift` and its index are a packet's position.  Returns
-    (rows, next index, why).  Headers are read here: a processor does so while it waits for the next length.
-    """
+    (rows, next index, why)."""
     link, scale = interfaces[0, _LINK], interfaces[0, _FACTOR]
     while at + 16 <= end:
         if n == out.shape[1]:
@@ -68,15 +77,8 @@ def _hop_pcap(data, at, end, shift, big, interfaces, out, ends, headers, n):  # 
             return n, at, _DAMAGED
         if at + 16 + captured > end:
             break
-        wire = max(wire, captured) if wire <= PACKET_MAX else captured
-        out[0, n] = at + 16 + shift
-        out[1, n] = captured
-        out[2, n] = wire
         time = _u32(data, at, big) * 1_000_000_000 + fraction * scale
-        out[3, n] = time if time < TIME_MAX else 0
-        out[4, n] = link
-        out[5, n] = 0
-        read_headers(data, shift, at + 16, captured, wire, link, ends[np.uint64(n)], headers[np.uint64(n)])
+        _add(data, at + 16, shift, captured, wire, time if time < TIME_MAX else 0, link, 0, out, ends, headers, n)
         n += 1
         at += 16 + captured
     return n, at, _MORE
@@ -138,28 +140,19 @@ def _hop_pcapng(data, at, end, shift, big, interfaces, first, out, ends, headers
                 wire = _u32(data, at + 24, big)
             if captured > length - head - 4 or captured > PACKET_MAX:
                 return n, at, _DAMAGED
-            out[4, n] = NO_LINK
-            out[3, n] = 0
-            out[5, n] = -1
+            time, link, number = np.int64(0), np.int64(NO_LINK), np.int64(-1)
             if interface < len(interfaces):
-                out[4, n] = interfaces[interface, _LINK]
-                out[5, n] = first + interface
+                link, number = interfaces[interface, _LINK], first + interface
                 if stamp:
                     time = _nanoseconds(stamp, interfaces[interface, _KIND],
                                         np.uint64(interfaces[interface, _FACTOR]))
                     time += interfaces[interface, _OFFSET]
-                    if 0 < time < TIME_MAX:
-                        out[3, n] = time
-            wire = max(wire, captured) if wire <= PACKET_MAX else captured
-            out[0, n] = at + head + shift
-            out[1, n] = captured
-            out[2, n] = wire
-            read_headers(data, shift, at + head, captured, wire, out[4, n], ends[np.uint64(n)], headers[np.uint64(n)])
+            if not 0 < time < TIME_MAX:
+                time = np.int64(0)
+            _add(data, at + head, shift, captured, wire, time, link, number, out, ends, headers, n)
             n += 1
         elif kind in _NO_PACKETS:
-            out[0, n], out[1, n], out[2, n], out[3, n] = at + 8 + shift, 0, 0, 0
-            out[4, n], out[5, n] = NO_PACKET, -1
-            read_headers(data, shift, at + 8, 0, 0, NO_PACKET, ends[np.uint64(n)], headers[np.uint64(n)])
+            _add(data, at + 8, shift, 0, 0, 0, NO_PACKET, -1, out, ends, headers, n)
             n += 1
         at += length
     return n, at, _MORE
