@@ -20,7 +20,10 @@ class Turns:
     def __init__(self) -> None:
         self._frames: dict[int, None] = {}
         self._first = 0
-        self._both = False
+
+    @property
+    def _both(self) -> bool:
+        return len(self._frames) > 1
 
     @property
     def again(self) -> bool:
@@ -32,7 +35,6 @@ class Turns:
         frames = rows[(rows[:, FLAGS] & TURN).nonzero()[0], SEGMENT_FRAME].tolist()
         if not frames:
             return
-        self._both |= len(frames) > (self._first == 0)
         self._first = self._first or frames[0]
         self._frames |= dict.fromkeys(frames)
         if len(self._frames) > 2 * _KEPT:
