@@ -63,8 +63,8 @@ WATCHED_OCTETS = 5 << 20
 """A connection whose start was not seen is looked through for landmarks so far, and as far again behind records that
 were read from one on: Xen's longest have some 4 MiB, and little of what stands between is none."""
 WATCHED_LONGER = 16 << 20
-"""The same where the capture lacks octets, which are not counted: landmarks may be among them; or while one side has
-not been answered yet: the secondary lists dirty pages in 8 octets each, in one record, and the primary waits."""
+"""The same where the capture lacks octets, which are not counted: landmarks may be among them; or until the side that
+spoke first speaks again: the secondary lists dirty pages in 8 octets each, in one record, and the primary waits."""
 
 SNIFFING, OURS, CONTROL, OTHER = "sniffing", "ours", "control", "other"
 """CONTROL: the control connection of a colo-proxy (`dissector.proxy`)."""
