@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 _SHORT = "octets could not be read when they were needed: did it become shorter meanwhile, or does the disk fail?"
 
-SLOTS = 12
-"""Records come in bursts: reading goes on meanwhile.  As many as are filled until this process has started."""
+SLOTS = 8
+"""Records come in bursts: reading goes on meanwhile.  All are filled until this process has started, so that peaks of
+memory do not depend on how long it takes."""
 
 
 def blocks(names: Iterable[str | os.PathLike[str] | Source],
