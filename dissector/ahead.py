@@ -1,28 +1,26 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Blocks of files that a second process reads: it finds packets and reads their headers while this one frames
-records.  Octets stay in the file (`dissector.octets`)."""
+records, and helps where it would wait.  Octets stay in the file (`dissector.octets`)."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from dissector.decompressed import decompress
-from dissector.helper import Helper, Room, Work, begin, begun, is_worthwhile
-from dissector.source import STDIN, Source, SourceError, is_compressed
+from dissector.helper import Helper, Work, begin, begun, is_worthwhile
+from dissector.source import STDIN, Source, is_compressed, reopened
+from dissector.spans import NO_MORE, OWN_SLOTS, SLOTS, Filled, Own, read_spans
 
 if TYPE_CHECKING:
-    from dissector.blocks import Block
+    from dissector.blocks import Block, File
     from dissector.container import Container
     from dissector.octets import InFile
+    from dissector.packets import Packets, Slot
 
 _SHORT = "octets could not be read when they were needed: did it become shorter meanwhile, or does the disk fail?"
-
-SLOTS = 8
-"""Records come in bursts: reading goes on meanwhile.  All are filled until this process has started, so that peaks of
-memory do not depend on how long it takes."""
 
 
 def blocks(names: Iterable[str | os.PathLike[str] | Source],
@@ -35,7 +33,7 @@ def blocks(names: Iterable[str | os.PathLike[str] | Source],
     names = list(names)
     plain = [os.fspath(name) for name in names if not isinstance(name, Source)]
     work = _work(plain) if len(plain) == len(names) else None
-    if work is _read:
+    if work is read_spans:
         with contextlib.suppress(OSError):  # reading here is slower, but possible
             return Ahead(plain, on_progress)
     elif work is decompress:
@@ -59,96 +57,131 @@ def _work(names: Sequence[str]) -> Work | None:
     if STDIN in names or not is_worthwhile(names):
         return None
     if not any(map(is_compressed, names)):
-        return _read
+        return read_spans
     return decompress if is_compressed(names[0]) and is_worthwhile(names[:1]) else None
 
 
 class Ahead:
-    """The blocks of these files (`dissector.blocks.blocks`), read by a process that starts at once.
+    """The blocks of these files (`dissector.blocks.blocks`), read by a process that starts at once; and by this one,
+    when it would wait.
 
     Iterate over it once; `close` ends the process early.
     """
 
     def __init__(self, names: Sequence[str], on_progress: Callable[[int], None] | None = None) -> None:
-        self._on_progress = on_progress
-        found = begun(_read, names)
+        self._names, self._on_progress = names, on_progress
+        found = begun(read_spans, names)
         if not found:
             from dissector.compiled import make_ready
 
             make_ready()  # the process has then what this one has
-            found = Helper(_read, names)
+            found = Helper(read_spans, names)
         self._helper = found
+        self._slots: list[Slot] = []
+        self._own_slots: list[Slot] = []
+        self._job: tuple[int, int] | None = None
+        """One that was taken, of a later file."""
+        self._container: Container | None = None
+        self._next = 1
+        """Running number of the next packet."""
 
     def __iter__(self) -> Iterator[Block]:
-        from dissector.blocks import File
-        from dissector.octets import NO_OCTETS, InFile
+        from dissector.octets import InFile
         from dissector.packets import Slot
 
-        slots = [Slot(memory) for memory in self._helper.slots(SLOTS, Slot.size())]
-        container: Container | None = None
-        file: InFile | None = None
+        self._slots += [Slot(memory) for memory in self._helper.slots(SLOTS, Slot.size())]
+        self._own_slots += [Slot() for _ in range(OWN_SLOTS)]
         try:
-            while (message := self._helper.next()) is not None:
-                if isinstance(message, File):
-                    file = InFile(self._helper.next_file())
-                elif isinstance(message, tuple):
-                    slot, count, first, start, origin, octets, change = message
-                    container = change or container
-                    if self._on_progress:
-                        self._on_progress(octets)
-                    yield slots[slot].packets(count, file or NO_OCTETS, first, start, container, origin)
-                    self._helper.give_back(slot)
-                    continue
-                elif file:  # as the container ended
+            for number in range(len(self._names)):
+                opened, file = self._helper.next(), InFile(self._helper.next_file())
+                try:
+                    self._container, opened.file.first = None, self._next
+                    yield opened.file
+                    if opened.in_spans:
+                        place = yield from self._spans(number, opened.file, file)
+                        end = yield from self._rest(opened.file, file, place)
+                    else:
+                        while isinstance(end := self._helper.next(), Filled):
+                            yield self._packets(end, self._slots, file)
+                            self._helper.give_back(end.slot)
                     if file.is_short:
-                        message.fault = message.fault or _SHORT
+                        end.fault = end.fault or _SHORT
+                finally:
                     file.close()
-                    file = None
-                yield message
+                yield end
         finally:
-            if file:
-                file.close()
             self.close()
 
     def close(self) -> None:
         """End the process, if it has not ended."""
         self._helper.close()
+        self._slots.clear()  # they are of its memory
 
+    def _spans(self, number: int, found: File, file: InFile) -> Generator[Packets, None, int]:
+        """The packets of a file whose spans two processes read, as far as each begins where the one in front of it
+        ends; the octet behind them."""
+        from dissector.container import HEAD
+        from dissector.reader import SPAN
 
-def _read(room: Room, names: Sequence[str]) -> None:
-    """What the process does.  Of packets it tells in which slot they are, their number, the running number of the
-    first one, where they begin in the file, which octet of that stands at position 0, octets read since it told last,
-    and the container if that has changed."""
-    from dissector.blocks import read_blocks
-    from dissector.packets import Packets, Slot
-
-    slots, octets, current, filled = [Slot(memory) for memory in room.slots(SLOTS, Slot.size())], 0, 0, True
-    container = None
-
-    def on_progress(count: int) -> None:
-        nonlocal octets
-        octets += count
-
-    def opened() -> Iterator[Source]:
-        for name in names:
-            source = Source(name, on_progress=on_progress)
-            if source.compression or not source.seekable:
-                raise SourceError(f"{name}: it has just become another file; try again")
-            room.send_file(source.fileno())
-            yield source
-
-    def free() -> Iterator[Slot]:
-        nonlocal current, filled
-        numbers = iter(room)
+        place, own = HEAD, Own(found.name, file, self._own_slots)
         while True:
-            if filled:  # a file may end without having used its last one
-                current, filled = next(numbers), False
-            yield slots[current]
+            message = None
+            if own.span < 0 and (self._job or self._helper.waits) and (span := self._take(number)) >= 0:
+                own.read(span)
+            if own.span == place // SPAN:
+                if own.begin != place:
+                    break
+                for filled in own:
+                    yield self._packets(filled, self._own_slots, file)
+                    place = filled.end
+                continue
+            message = self._helper.next()
+            if not isinstance(message, Filled) or message.start != place:
+                break
+            yield self._packets(message, self._slots, file)
+            self._helper.give_back(message.slot)
+            place = message.end
+        while self._take(number) >= 0:  # nobody wants more of them
+            pass
+        while message != NO_MORE:
+            if isinstance(message, Filled):
+                self._helper.give_back(message.slot)
+            message = self._helper.next()
+        return place
 
-    for block in read_blocks(opened(), slots=free()):
-        if not isinstance(block, Packets):
-            room.send(block)
-            continue
-        change = block.container if block.container is not container else None
-        room.send((current, len(block), block.first, block.start, block.origin, octets, change))
-        container, octets, filled = block.container, 0, True
+    def _take(self, number: int) -> int:
+        """A span of this file that nobody has begun to read; -1: there is none."""
+        while job := self._job or self._helper.jobs.take():
+            self._job = None
+            file, span = job
+            if file == number:
+                return span
+            if file > number:
+                self._job = job
+                break
+        return -1
+
+    def _packets(self, filled: Filled, slots: list[Slot], file: InFile) -> Packets:
+        slot, count, start, end, origin, change = filled
+        self._container = change or self._container
+        if self._on_progress:
+            self._on_progress(end - start)
+        first, self._next = self._next, self._next + count
+        return slots[slot].packets(count, file, first, start, self._container, origin)
+
+    def _rest(self, found: File, file: InFile, place: int) -> Generator[Packets, None, Container]:
+        """What else stands from this octet of a pcap on, mostly nothing, read here; how the container ended."""
+        from dissector.reader import Reader
+
+        with reopened(found.name, file.number) as source:
+            container = self._container and self._container.snapshot()
+            if container:
+                container.packets = self._next - found.first
+                source.skip_to(place)
+            reader = Reader(source, self._next, container, place if container else 0)
+            for packets in reader:
+                if self._on_progress:
+                    self._on_progress(reader.position - packets.start)
+                self._next += len(packets)
+                yield packets
+            return reader.container

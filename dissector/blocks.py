@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 
 from dissector.arriving import Arriving
@@ -41,15 +41,15 @@ Block = File | Packets | Container
 """Of each file: first what it is, then its packets, then the container as it ended."""
 
 
-def read_blocks(names: Iterable[str | os.PathLike[str] | Source], on_progress: Callable[[int], None] | None = None,
-                slots: Iterator[Slot] | None = None) -> Generator[Block, None, None]:
+def read_blocks(names: Iterable[str | os.PathLike[str] | Source], on_progress: Callable[[int], None] | None = None
+                ) -> Generator[Block, None, None]:
     """The blocks of these files, read by this process; an open source may stand for a file.  Packets are valid until
-    the next block is taken.  `slots`: where they go; then their octets are gone (`dissector.octets`)."""
+    the next block is taken."""
     first = 1
     for name in names:
         with name if isinstance(name, Source) else Source(name, on_progress=on_progress, ahead=True) as source:
             yield File(source.name, first, source.seekable)
-            reader = Reader(source, first, slots=slots, passing=slots is not None)
+            reader = Reader(source, first)
             for packets in reader:
                 first = packets.first + len(packets)
                 yield packets

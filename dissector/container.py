@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dissector.compiled import OctetBuffer, Table, Table32, WordTable, compiled, copy_octets, kernel
+from dissector.compiled import OctetBuffer, Octets, Table, Table32, WordTable, compiled, copy_octets, kernel
 from dissector.headers import NO_LINK, NO_PACKET, _u32, read_headers
 from dissector.octets import IN_MEMORY
 from dissector.pread import read_at
@@ -25,9 +25,13 @@ if TYPE_CHECKING:
 BLOCK = 4 << 20
 """A pcapng block longer than this is skipped, or refused if it has a packet."""
 _PAGE = mmap.PAGESIZE
+_REST = 64 << 10
+"""Octets read at a time to complete the last packet of a span."""
 PACKET_MAX = 1 << 20
 """Longer "packets" are damage: Wireshark's own limit for the link types read here is 256 KiB.  A
 length on the wire beyond it is a lie, too: what was captured counts."""
+FRAME_MAX = 1 << 18
+"""Those that are."""
 INTERFACES_MAX = 1 << 16
 """Interfaces of one section."""
 TIME_MAX = (1 << 32) * 1_000_000_000
@@ -35,6 +39,8 @@ TIME_MAX = (1 << 32) * 1_000_000_000
 
 HEAD = 24
 """Octets of a pcap's header."""
+NEVER = 1 << 62
+"""In place of an octet of a file: behind all of them."""
 _PCAP_MAGICS = {
     b"\xd4\xc3\xb2\xa1": ("<", 1000), b"\xa1\xb2\xc3\xd4": (">", 1000),
     b"\x4d\x3c\xb2\xa1": ("<", 1), b"\xa1\xb2\x3c\x4d": (">", 1)}
@@ -63,11 +69,11 @@ def _add(data, at, shift, captured, wire, time, link, interface, out, ends, head
 
 
 @compiled
-def _hop_pcap(data, at, end, shift, big, interfaces, out, ends, headers, n):  # type: ignore[no-untyped-def]
-    """Add the packets in data[at:end] to the `n` rows there; `shift` and its index are a packet's position.  Returns
-    (rows, next index, why)."""
+def _hop_pcap(data, at, end, stop, shift, big, interfaces, out, ends, headers, n):  # type: ignore[no-untyped-def]
+    """Add the packets in data[at:end] that begin in front of `stop` to the `n` rows there; a packet's position is its
+    index and `shift`.  Returns (rows, next index, why)."""
     link, scale = interfaces[0, _LINK], interfaces[0, _FACTOR]
-    while at + 16 <= end:
+    while at < stop and at + 16 <= end:
         if n == out.shape[1]:
             return n, at, _FULL
         captured = _u32(data, at + 8, big)
@@ -82,6 +88,22 @@ def _hop_pcap(data, at, end, shift, big, interfaces, out, ends, headers, n):  # 
         n += 1
         at += 16 + captured
     return n, at, _MORE
+
+
+@kernel
+def _find(big: bool, fractions: int, data: Octets, at: int, end: int) -> int:
+    """The first index from which packets of a pcap follow each other to the end of these octets; -1: there is none.
+    A second has so many `fractions`."""
+    for start in range(at, end - 16):
+        p = start
+        while p + 16 <= end:
+            captured, wire = _u32(data, p + 8, big), _u32(data, p + 12, big)
+            if not 0 < captured <= min(wire, FRAME_MAX) or wire > PACKET_MAX or _u32(data, p + 4, big) >= fractions:
+                break
+            p += 16 + captured
+        else:
+            return start
+    return -1
 
 
 @compiled
@@ -166,15 +188,15 @@ def place_of(data, place):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _read_on(file, place, piece, data, at, end):  # type: ignore[no-untyped-def]
+def _read_on(file, place, piece, stop, data, at, end):  # type: ignore[no-untyped-def]
     """Read a piece of a file, from its octet `place` on, behind data[at:end], which moves: where both begin and end
-    then, and how much was read."""
+    then, and how much was read.  Behind octet `stop` little is wanted."""
     begin = place_of(data, place)
     distance = end - begin
     if distance:  # whole pages: each moves to where it was not
         for i in range(at, end, _PAGE):
             copy_octets(data, i, min(_PAGE, end - i), data, i - distance)
-    count = read_at(file, place, data, begin, min(piece, len(data) - begin))
+    count = read_at(file, place, data, begin, min(piece, max(stop - place, _REST), len(data) - begin))
     return at - distance, begin + count, count
 
 
@@ -183,16 +205,17 @@ def _take(is_pcapng: bool, big: bool, interfaces: Table, first: int, data: Octet
           origin: int, file: int, piece: int, stop: int, out: Table, ends: WordTable, headers: Table32,
           n: int) -> tuple[int, int, int, int, int]:
     """Find the packets in data[at:end], and read their headers.  Octet `place` of the file follows, `origin` is the
-    one that has position 0.  If it is an open `file`, go on with its next pieces, as far as `stop`."""
+    one that has position 0.  If it is an open `file`, go on with its next pieces, until a packet begins at octet
+    `stop` or behind."""
     while True:
         shift = place - end - origin
         if is_pcapng:
             n, at, why = _hop_pcapng(data, at, end, shift, big, interfaces, first, out, ends, headers, n)
         else:
-            n, at, why = _hop_pcap(data, at, end, shift, big, interfaces, out, ends, headers, n)
-        if why != _MORE or file == IN_MEMORY or place >= stop:
+            n, at, why = _hop_pcap(data, at, end, stop - place + end, shift, big, interfaces, out, ends, headers, n)
+        if why != _MORE or file == IN_MEMORY or place - end + at >= stop:
             return n, at, end, place, why
-        at, end, count = _read_on(file, place, piece, data, at, end)
+        at, end, count = _read_on(file, place, piece, stop, data, at, end)
         place += count
         if not count:
             return n, at, end, place, why
@@ -235,13 +258,13 @@ class Container:
         return twin
 
     def take(self, hand: InHand, slot: Slot, origin: int, rows: int = 0, file: int = IN_MEMORY, piece: int = 0,
-             stop: int = 0) -> tuple[int, bool]:
+             stop: int = NEVER) -> tuple[int, bool]:
         """Add the packets in hand to the first `rows` of the slot, as far as it has room: how many it has then, and
         whether there are more.  Octet `origin` of the file has position 0.  If it is an open `file`, go on with what
-        follows in it, in pieces of so many octets, as far as octet `stop`."""
+        follows in it, in pieces of so many octets, until a packet begins at octet `stop` or behind."""
         before, why = rows, _MORE
         if not self.kind:
-            self._open(hand)
+            self.open(hand)
         while self.kind and not self.fault and not self.skip:
             rows, hand.at, hand.end, hand.place, why = _take(
                 self.kind == "pcapng", self._big, self._table[:self._interfaces], self._described - self._interfaces,
@@ -254,7 +277,15 @@ class Container:
         self.packets += rows - before
         return rows, why == _FULL
 
-    def _open(self, hand: InHand) -> None:
+    def find(self, hand: InHand) -> bool:
+        """Go on, in a pcap, with the first packet in hand that the ones behind it tell; whether there is one."""
+        scale = self._table.item(0, _FACTOR)
+        at = _find(self._big, 1_000_000_000 // scale, hand.data, hand.at, hand.end)
+        hand.at = max(at, hand.at)
+        return at >= 0
+
+    def open(self, hand: InHand) -> None:
+        """Find out what this is, from its first octets, if they are in hand."""
         if len(hand) < HEAD:
             return
         head = hand.head(HEAD)

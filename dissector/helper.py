@@ -20,11 +20,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from dissector.errors import CannotDo
+from dissector.jobs import Jobs
 
 WORTHWHILE = 32 << 20
 """Octets of files from which on a process is started."""
 SHARED = 64 << 20
 """Octets of memory that both see: the system takes those that are used."""
+
+_WORD = 8
+"""Octets behind that, which count messages."""
 
 _PROGRAM = "import sys; sys.path.insert(0, sys.argv.pop(1)); from dissector.helper import run; run()"
 _PR_SET_PDEATHSIG = 1
@@ -53,7 +57,8 @@ def is_worthwhile(names: Sequence[str | os.PathLike[str]]) -> bool:
 class Helper:
     """A process that has started to do some `Work`.
 
-    What it sends comes from `next`, until that is None; `slots` is the memory.  `close` ends it early.
+    What it sends comes from `next`, until that is None; `slots` is the memory; of its `jobs` this process may take
+    some.  `close` ends it early.
 
     Raises OSError where the system refuses the process or the memory.
     """
@@ -62,19 +67,24 @@ class Helper:
         with contextlib.ExitStack() as its_own, contextlib.ExitStack() as at_fault:
             memory = os.memfd_create("coloscope")
             its_own.callback(os.close, memory)
-            os.ftruncate(memory, SHARED)
-            self._memory = memoryview(mmap.mmap(memory, 0))
+            os.ftruncate(memory, SHARED + _WORD)
+            self._memory, self._sent = _shared(memory)
+            self._received = 0
             messages, its_messages = os.pipe()
             its_own.callback(os.close, its_messages)
             self._messages = at_fault.enter_context(os.fdopen(messages, "rb"))
             its_returned, self._returned = os.pipe()
             its_own.callback(os.close, its_returned)
             at_fault.callback(os.close, self._returned)
+            jobs, put_jobs = os.pipe()
+            its_own.callback(os.close, put_jobs)
+            at_fault.callback(os.close, jobs)
+            self.jobs = Jobs(jobs)
             self._files, its_files = socket.socketpair()
             its_own.enter_context(its_files)
             at_fault.enter_context(self._files)
             self._process: Any = (_Forked if _is_alone() else _started)(
-                work, (memory, its_messages, its_returned, its_files.fileno()),
+                work, (memory, its_messages, its_returned, its_files.fileno(), jobs, put_jobs),
                 (messages, self._returned, self._files.fileno()), names)
             at_fault.pop_all()
 
@@ -86,8 +96,14 @@ class Helper:
         """So many pieces of the memory, of so many octets each, as `Room.slots` has them."""
         return _cut(self._memory, count, size)
 
+    @property
+    def waits(self) -> bool:
+        """Whether it has nothing to tell yet."""
+        return self._sent[0] == self._received
+
     def next(self) -> Any:
         """What it sends next.  Raises HelperError, and what the process has met of CannotDo."""
+        self._received += 1
         try:
             message = pickle.load(self._messages)
         except EOFError:
@@ -116,8 +132,9 @@ class Helper:
             self._process.wait()
             self._messages.close()
             os.close(self._returned)
+            self.jobs.close()
             self._files.close()
-            self._memory = memoryview(b"")
+            self._memory = self._sent = memoryview(b"")
 
 
 _begun: dict[tuple[Work, tuple[str, ...]], Helper] = {}
@@ -137,11 +154,12 @@ def begun(work: Work, names: Sequence[str]) -> Helper | None:
 
 
 class Room:
-    """What the process has of the memory and of the way to and fro.  Iterate over it for slots that are free:
-    their numbers, those first that are still in the processor's cache."""
+    """What the process has of the memory and of the way to and fro, and `jobs`.  Iterate over it for slots that are
+    free: their numbers, those first that are still in the processor's cache."""
 
-    def __init__(self, memory: int, messages: int, returned: int, files: int) -> None:
-        self._memory = memoryview(mmap.mmap(memory, 0))
+    def __init__(self, memory: int, messages: int, returned: int, files: int, jobs: int, put_jobs: int) -> None:
+        self.jobs = Jobs(jobs, put_jobs)
+        self._memory, self._sent = _shared(memory)
         self._free: list[int] = []
         self._messages, self._returned = os.fdopen(messages, "wb", buffering=0), returned
         self._files = socket.socket(fileno=files)
@@ -155,6 +173,7 @@ class Room:
 
     def send(self, message: Any) -> None:
         self._messages.write(pickle.dumps(message))
+        self._sent[0] += 1
 
     def send_file(self, number: int) -> None:
         """Hand over an open file: whatever becomes of its name, it stays the same."""
@@ -176,7 +195,7 @@ class Room:
 class _Forked:
     """A process that knows all that this one has imported: it starts in no time."""
 
-    def __init__(self, work: Work, its: tuple[int, int, int, int], ours: Sequence[int],
+    def __init__(self, work: Work, its: tuple[int, int, int, int, int, int], ours: Sequence[int],
                  names: Sequence[str]) -> None:
         self._status: int | None = None
         self.pid = os.fork()
@@ -213,7 +232,7 @@ def _is_alone() -> bool:
         return False
 
 
-def _started(work: Work, its: tuple[int, int, int, int], _: Sequence[int], names: Sequence[str]) -> Any:
+def _started(work: Work, its: tuple[int, int, int, int, int, int], _: Sequence[int], names: Sequence[str]) -> Any:
     """A process that imports everything itself, which takes a tenth of a second."""
     import subprocess
 
@@ -225,8 +244,8 @@ def run() -> None:
     """What a process that was started does."""
     from importlib import import_module
 
-    module, work, *numbers = sys.argv[1:7]
-    _run(getattr(import_module(module), work), Room(*map(int, numbers)), sys.argv[7:])
+    module, work, *numbers = sys.argv[1:9]
+    _run(getattr(import_module(module), work), Room(*map(int, numbers)), sys.argv[9:])
 
 
 def _run(work: Work, room: Room, names: Sequence[str]) -> None:
@@ -243,6 +262,12 @@ def _run(work: Work, room: Room, names: Sequence[str]) -> None:
     except BrokenPipeError:
         pass  # nobody wants more
     os._exit(0)
+
+
+def _shared(memory: int) -> tuple[memoryview, memoryview]:
+    """What both processes see: the memory, and how many messages were sent."""
+    octets = memoryview(mmap.mmap(memory, 0))
+    return octets[:SHARED], octets[SHARED:].cast("q")
 
 
 def _cut(memory: memoryview, count: int, size: int) -> list[memoryview]:

@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterator
 
 import numpy as np
 
-from dissector.container import BLOCK, HEAD, Container, describe, place_of
+from dissector.container import BLOCK, HEAD, NEVER, Container, describe, place_of
 from dissector.octets import IN_MEMORY
 from dissector.packets import Packets, Slot
 from dissector.source import Source, SourceError
@@ -39,6 +39,15 @@ class InHand:
     def head(self, count: int) -> bytes:
         """The first of them; fewer if there are no more."""
         return self.data[self.at:min(self.at + count, self.end)].tobytes()
+
+    def take(self, count: int) -> None:
+        """So many octets were read behind them."""
+        self.end, self.place = self.end + count, self.place + count
+
+    def drop(self, place: int) -> None:
+        """Have none; octet `place` follows."""
+        self.place = place
+        self.at = self.end = place_of(self.data, place)
 
     def keep(self) -> None:
         """Move to where there is room behind."""
@@ -70,33 +79,64 @@ class Reader:
         self._next = first
 
     def __iter__(self) -> Generator[Packets, None, None]:
-        container, hand, passes, are_left = self.container, self._hand, self._file != IN_MEMORY, False
-        n: int | None = None
-        while n != 0 and not container.fault:
+        yield from self._blocks(NEVER)
+        self._finish()
+
+    @property
+    def position(self) -> int:
+        """The octet of the file that is the first behind the packets that were handed on."""
+        return self._hand.position
+
+    def open(self) -> str:
+        """What the file is, in front of anything else (`Container.kind`)."""
+        while len(self._hand) < HEAD and (n := self.source.readinto(self._hand.room(HEAD - len(self._hand)))):
+            self._hand.take(n)
+        self.container.open(self._hand)
+        return self.container.kind
+
+    def go(self, begin: int) -> bool:
+        """Go on with the first packet of a pcap at octet `begin` or behind; False: what stands there does not tell
+        where it begins."""
+        if not begin:
+            return True  # it has been opened
+        self.source.skip_to(begin)
+        self._hand.drop(begin)
+        if n := self.source.readinto(self._hand.room(self._piece)):
+            self._hand.take(n)
+        return self.container.find(self._hand)
+
+    def upto(self, end: int) -> Generator[Packets, None, None]:
+        """The packets that follow, and begin in front of octet `end`."""
+        return self._blocks(end, are_left=True)
+
+    def _blocks(self, end: int, are_left: bool = False) -> Generator[Packets, None, None]:
+        """`are_left`: whether octets in hand were not looked at."""
+        container, hand, passes = self.container, self._hand, self._file != IN_MEMORY
+        n: int | None = -1
+        while n != 0 and not container.fault and hand.position < end:
             slot, before, start, rows = next(self._slots), self._snapshot(), hand.position, 0
             if not are_left:
                 hand.keep()
-            origin, stop = (start if passes else start - hand.at), start + SPAN
+            origin, stop = (start, min(start + SPAN, end)) if passes else (start - hand.at, NEVER)
             while True:
                 if not are_left:  # packets, of the octets in hand
                     n = self.source.readinto(hand.room(self._piece))
                     if not n:
                         break
-                    hand.end, hand.place = hand.end + n, hand.place + n
+                    hand.take(n)
                     gone = min(container.skip, n)
                     container.skip, hand.at = container.skip - gone, hand.at + gone
                 place = hand.place
                 rows, are_left = container.take(hand, slot, origin, rows, self._file, self._piece, stop)
                 if hand.place > place:
                     self.source.skip_to(hand.place)
-                is_full = hand.place >= stop if passes else hand.end == len(hand.data)
+                is_full = hand.position >= stop if passes else hand.end == len(hand.data)
                 if are_left or container.fault or is_full or (n or 0) < self._piece or not self.source.seekable:
                     break
                 if passes:
                     hand.keep()
             if rows or n is None:  # a moment in which nothing came
                 yield self._packets(slot, rows, before, start, origin)
-        self._finish()
 
     def _snapshot(self) -> Container:
         """The container as it reads here; the same one as long as no block has changed that."""

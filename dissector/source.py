@@ -39,6 +39,31 @@ class _Peeked(io.RawIOBase):
         return self._raw.readinto(buffer)
 
 
+class _Again(io.RawIOBase):
+    """A plain file that is open, and stays so, at a place of its own."""
+
+    def __init__(self, number: int) -> None:
+        self._number, self._at = number, 0
+
+    def fileno(self) -> int:
+        return self._number
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]
+        count = os.preadv(self._number, [buffer], self._at)
+        self._at += count
+        return count
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + (self._at if whence == os.SEEK_CUR else 0)
+        return self._at
+
+
 def is_compressed(name: str) -> bool:
     """Whether this is a compressed file; not if it cannot be read."""
     try:
@@ -160,6 +185,11 @@ class Source:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def reopened(name: str, number: int) -> Source:
+    """The plain file that is open as this number, whatever has become of its name: read from its start."""
+    return Source(name, raw=_Again(number))
 
 
 def total_size(names: list[str]) -> int | None:
