@@ -8,13 +8,11 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-
 from analysis.pairs import CHECKPOINT, FIRST_BOOT, TRANSITIONS, WHOLES
 from analysis.statistics import summary
 
 COLUMNS = {"connection": "int64", "phase": "object", "from": "object", "to": "object",
-           "count": "int64", "lost": "int64", **dict.fromkeys(summary(np.array([])), "float64")}
+           "count": "int64", "lost": "int64", **dict.fromkeys(summary(()), "float64")}
 ORDER = {(CHECKPOINT, *pair): i for i, pair in enumerate((*TRANSITIONS, *WHOLES))}
 ORDER |= {(FIRST_BOOT, *pair): len(ORDER) + i for i, pair in enumerate(TRANSITIONS)}
 """(phase, from, to) of every pair: in which order they are listed."""
@@ -29,6 +27,6 @@ def latency_rows(pairs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     rows = []
     for key in sorted(groups, key=lambda key: (key[0], ORDER[key[1:]])):
         good = [latency for latency in groups[key] if latency is not None]
-        rows.append(dict(zip(COLUMNS, (*key, len(good), len(groups[key]) - len(good),
-                                       *summary(np.array(good, np.int64)).values()), strict=True)))
+        rows.append(dict(zip(COLUMNS, (*key, len(good), len(groups[key]) - len(good), *summary(good).values()),
+                             strict=True)))
     return rows

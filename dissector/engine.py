@@ -125,7 +125,9 @@ class Engine:
         that nobody will bring waits no longer."""
         for connection in self.connections.values():
             if connection.stream.waits:
-                yield from self._advance(connection, functools.partial(connection.tick, now))
+                events = list(self._advance(connection, functools.partial(connection.tick, now)))
+                self._expect(connection)
+                yield from events
 
     def retire(self, number: int) -> Iterator[Record | Sync | Message]:
         """A connection is over: its last events.  Nothing of it is remembered; if it should speak again, that is
@@ -150,8 +152,6 @@ class Engine:
         self._held -= connection.stream.held_octets
         records = step()
         self._held += connection.stream.held_octets
-        if self.trace is None:
-            self._expect(connection)
         yield from self._own(records)
         yield from self._take(connection)
 
@@ -238,13 +238,12 @@ class Engine:
         self._held += connection.stream.held_octets
         if self.trace is not None:
             self.trace.take(connection.number, segments, rows)
-        else:
-            self._expect(connection)
+        self._expect(connection)
         return records
 
     def _expect(self, connection: Connection) -> None:
-        """Let pass unseen from now on what the connection does not need."""
-        for side in (0, 1) if connection.role == OURS else ():
+        """Let pass unseen from now on what the connection does not need; segments that are kept are all seen."""
+        for side in (0, 1) if connection.role == OURS and self.trace is None else ():
             self.streams.expect(connection.number, side, connection.expected(side))
 
     def _catch_up(self, connection: Connection) -> None:

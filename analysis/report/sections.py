@@ -28,10 +28,10 @@ def phases(capture: Capture, number: int) -> pd.DataFrame:
     whole = found["ms"].sum()
     rows: list[dict[str, Any]] = [
         {"phase": str(phase), "count": len(mine), "share": f"{mine['ms'].sum() / whole:.0%}" if whole > 0 else None,
-         **summary(mine["duration"].to_numpy("int64"))}
+         **summary(mine["duration"].to_numpy("int64").tolist())}
         for phase, mine in found.groupby("phase", observed=True)]
     return frame_of(rows, {"phase": "object", "count": "int64", "share": "object",
-                           **dict.fromkeys(summary(found["ms"].to_numpy()[:0]), "float64")})
+                           **dict.fromkeys(summary(()), "float64")})
 
 
 def slowest(capture: Capture, number: int) -> pd.DataFrame:
