@@ -337,14 +337,14 @@ class Connection:
             self.role, self.stream, self._seekers = OTHER, _CLOSED, [None, None]
         return [], runs
 
-    def _is_hopeless(self) -> bool:
-        """Whether none of ours is to be expected here any more."""
+    def _is_hopeless(self, frame: int = _NEVER) -> bool:
+        """Whether none of ours is to be expected here any more, by who has spoken up to a frame."""
         seekers = [seeker for seeker in self._seekers if seeker]
         if any(seeker.hopeful for seeker in seekers):
             return False
         watched = sum(seeker.fruitless if seeker else self.stream.passed(side)
                       for side, seeker in enumerate(self._seekers) if self._decided[side])
-        told = self._turns.again and all(seeker.is_whole for seeker in seekers)
+        told = self._turns.again(frame) and all(seeker.is_whole for seeker in seekers)
         return watched > (WATCHED_OCTETS if told else WATCHED_LONGER) or (all(self._decided) and not seekers)
 
     def _seek(self, runs: list[Run]) -> int | None:
@@ -355,9 +355,12 @@ class Connection:
             if seeker is None:
                 continue
             self._note_holes(runs[side], side)
-            trial = seeker.feed(runs[side], self._turns)
-            if trial:
-                proven = side if trial.landmark.direction == FORWARD else 1 - side
+            for run in runs[side].cut(WATCHED_OCTETS - seeker.fruitless):
+                trial = seeker.feed(run, self._turns)
+                if trial:
+                    proven = side if trial.landmark.direction == FORWARD else 1 - side
+                elif self._is_hopeless(int(run.rows[:, FRAME].max(initial=0))):
+                    break
             self._keep_acks(_joined(self._acks[side], runs[side].acks), side, seeker.earliest_begin)
             runs[side] = NO_RUN
         return self._partners() if proven is None else proven

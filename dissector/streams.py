@@ -106,6 +106,13 @@ class Run:
         """The ranges from `row` on, of the same block."""
         return Run(self.rows[row:], NO_ACKS, self.data, self.kept, self.whole, self.in_turn)
 
+    def cut(self, octets: int) -> list[Run]:
+        """This run; or two, if the first ranges have so many octets."""
+        row = int(self.rows[:, GIVEN].cumsum().searchsorted(octets)) + 1
+        if octets < 0 or row >= len(self.rows):
+            return [self]
+        return [Run(self.rows[:row], NO_ACKS, self.data, self.kept, self.whole, self.in_turn), self.from_row(row)]
+
     def tail(self, row: int) -> Run:
         """The ranges from `row` on, with octets of their own that outlive the block."""
         rows = self.rows[row:].copy()

@@ -19,30 +19,30 @@ class Turns:
 
     def __init__(self) -> None:
         self._frames: dict[int, None] = {}
-        self._first = 0
+        self._earliest: list[int] = []
+        """The first three."""
 
     @property
     def _both(self) -> bool:
         return len(self._frames) > 1
 
-    @property
-    def again(self) -> bool:
-        """Whether the side that spoke first has spoken again, behind the other."""
-        return len(self._frames) > 2
+    def again(self, frame: int) -> bool:
+        """Whether the side that spoke first has spoken again, behind the other, up to this frame."""
+        return len(self._earliest) > 2 and self._earliest[2] <= frame
 
     def note(self, rows: np.ndarray) -> None:
         """Take segments of the connection (rows of `dissector.segments.Segments`), in capture order."""
         frames = rows[(rows[:, FLAGS] & TURN).nonzero()[0], SEGMENT_FRAME].tolist()
         if not frames:
             return
-        self._first = self._first or frames[0]
+        self._earliest += frames[:3 - len(self._earliest)]
         self._frames |= dict.fromkeys(frames)
         if len(self._frames) > 2 * _KEPT:
             self._frames = dict.fromkeys(list(self._frames)[-_KEPT:])
 
     def is_answer(self, frame: int) -> bool:
         """Whether the other side has surely spoken right before this frame."""
-        return self._both and frame in self._frames and frame != self._first
+        return self._both and frame in self._frames and frame != self._earliest[0]
 
     def __contains__(self, frame: object) -> bool:
         return not self._both or frame in self._frames

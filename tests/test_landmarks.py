@@ -358,10 +358,13 @@ def _without_banner() -> list[Message]:
 @pytest.mark.parametrize(("watched", "longer", "answered", "found"), [
     (1 << 17, 1 << 18, True, False), (1 << 18, 1 << 17, True, True),
     (1 << 17, 1 << 18, False, True), (1 << 18, 1 << 17, False, False)])
-@pytest.mark.usefixtures("small_portions")
-def test_so_much_of_a_connection_is_looked_through(watched: int, longer: int, answered: bool, found: bool,
-                                                   tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("portions", ["small", "one"])
+def test_so_much_of_a_connection_is_looked_through(portions: str, watched: int, longer: int, answered: bool,
+                                                   found: bool, tmp_path: Path, request: pytest.FixtureRequest,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream begins behind 200 KB of chance.  More are looked through while only one side speaks."""
+    if portions == "small" or longer < watched:
+        request.getfixturevalue("small_portions")
     watch(monkeypatch, watched, longer)
     talk = [chance(1000), chance(20, "back")] * answered
     wire = Wire([*talk, chance(200_000), *_without_banner()], handshake=False)
