@@ -143,5 +143,5 @@ class Own:
         """What it has filled; then it has none."""
         while self._filled or self._fill():
             yield self._filled[0]
-            self._free.append(self._filled.popleft().slot)
+            self._free.appendleft(self._filled.popleft().slot)  # it is still in the processor's cache
         self.span = -1
