@@ -50,6 +50,7 @@ from dissector.streams import (
     NO_RUN,
     OFFSET,
     SIZE,
+    Desk,
     Run,
     Stream,
 )
@@ -99,7 +100,7 @@ class Connection:
     `xen_version` and `guest_type` are filled in as the stream tells them.
     """
 
-    def __init__(self, number: int, *, contents: bool = False) -> None:
+    def __init__(self, number: int, *, contents: bool = False, desk: Desk | None = None) -> None:
         self.number = number
         self._contents = contents
         self.role = SNIFFING
@@ -113,7 +114,7 @@ class Connection:
         self.hole_count = 0
         """Those included that were forgotten (`forget_before`)."""
         self.findings: list[Finding] = []
-        self.stream = Stream()
+        self.stream = Stream(desk)
         self._directions: list[Direction] = []
         self._seekers: list[Seeker | None] = [None, None]
         self._turns = Turns()
@@ -175,8 +176,9 @@ class Connection:
     def feed(self, rows: np.ndarray, data: Block, unseen: tuple[int, int] = (0, 0)) -> list[Record]:
         """The records that these segments complete (rows of `dissector.segments.Segments`, whose octets are in
         `data`); `unseen`: octets of each side that passed behind them."""
-        self._turns.note(rows)
-        records = self._take(self.stream.feed(rows, data, unseen))
+        runs = self.stream.feed(rows, data, unseen)
+        self._turns.note(self.stream.turns)
+        records = self._take(runs)
         for side, direction in enumerate(self._directions):
             direction.reach(self.stream.passed(side))
         for side in (0, 1):
@@ -218,9 +220,10 @@ class Connection:
     def settled(self) -> int:
         """Running number of the first frame from which on records may still come; those in front are all known
         and judged."""
-        blocked = [frame for side in (0, 1) for frame in (
-            self.stream.waiting_from(side), self._directions[side].held_from) if frame]
-        return min(blocked, default=_NEVER)
+        blocked = [direction.held_from for direction in self._directions]
+        if self.stream.waits:
+            blocked += [self.stream.waiting_from(side) for side in (0, 1)]
+        return min(filter(None, blocked), default=_NEVER)
 
     def forget_before(self, frame: int) -> None:
         """Holes and stretches that were not understood, all of which lies in front of a frame, are not asked for
@@ -482,7 +485,7 @@ class Connection:
                 else:
                     waiting.append(record)
             left = waiting
-        surplus = _surplus(left)
+        surplus = _surplus(left) if left else 0
         self._unacked_lost[side] += surplus
         self._unacked[side] = left[surplus:]
         self._keep_acks(acks, side, self._earliest_unacked(side))
@@ -506,11 +509,13 @@ class Connection:
         """Judge, in order, what no record that is still to come can precede."""
         if self.role != OURS or not self._waiting:
             return
-        until = _NEVER if final else self.settled
-        if surplus := _surplus(self._waiting):
-            until = max(until, self._waiting[surplus - 1].frame + 1)
-        ready = [r for r in self._waiting if r.frame < until]
-        self._waiting = [r for r in self._waiting if r.frame >= until]
+        ready, until = self._waiting, _NEVER if final else self.settled
+        self._waiting = []
+        if until < _NEVER:
+            if surplus := _surplus(ready):
+                until = max(until, ready[surplus - 1].frame + 1)
+            self._waiting = [record for record in ready if record.frame >= until]
+            ready = [record for record in ready if record.frame < until]
         ready.sort(key=_in_order)
         self._tracker.start_seen = self.start_seen
         for record in ready:

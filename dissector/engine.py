@@ -29,7 +29,7 @@ from dissector.recognise import KINDS, seems
 from dissector.record import Record
 from dissector.segments import STREAM, Segments, Streams
 from dissector.source import Source
-from dissector.streams import HELD_OCTETS
+from dissector.streams import HELD_OCTETS, Desk
 from dissector.syncpoints import Sync
 from dissector.trace import Trace
 
@@ -83,7 +83,7 @@ class Engine:
         self.findings = Findings()
         self.connections: dict[int, Connection] = {}
         self.trace = Trace() if segments else None
-        self._contents = contents
+        self._contents, self._desk = contents, Desk()
         self.streams = Streams(sparing=not segments, most=most, kept=self.connections)
         self._undecided: dict[int, Connection] = {}
         """In the order in which they were heard of last."""
@@ -222,7 +222,7 @@ class Engine:
 
     def _open(self, number: int) -> Connection:
         """Follow a connection that has its first octets."""
-        connection = self.connections[number] = Connection(number, contents=self._contents)
+        connection = self.connections[number] = Connection(number, contents=self._contents, desk=self._desk)
         for side in (0, 1):
             if opened := self.streams.opened(number, side):
                 connection.stream.open(side, *opened)
@@ -243,8 +243,8 @@ class Engine:
 
     def _expect(self, connection: Connection) -> None:
         """Let pass unseen from now on what the connection does not need; segments that are kept are all seen."""
-        for side in (0, 1) if connection.role == OURS and self.trace is None else ():
-            self.streams.expect(connection.number, side, connection.expected(side))
+        if connection.role == OURS and self.trace is None:
+            self.streams.expect(connection.number, (connection.expected(0), connection.expected(1)))
 
     def _catch_up(self, connection: Connection) -> None:
         """Tell a connection of the octets that passed unseen."""

@@ -211,8 +211,8 @@ class Streams:
             left += numbers[~known].tolist()
         return sorted([*left, *first.values()])
 
-    def expect(self, stream: int, side: int, what: Expected) -> None:
-        """Let segments of this side pass unseen that nobody needs, by what it sends next."""
+    def expect(self, stream: int, both: tuple[Expected, Expected]) -> None:
+        """Let segments pass unseen that nobody needs, by what both sides send next."""
         row = self._row(stream)
         at = self._streams.item(row, _EXPECTED)
         if at < 0:
@@ -221,7 +221,7 @@ class Streams:
                 self._expected = np.concatenate((self._expected, np.tile(NOTHING, (len(self._free), 2, 1))))
                 self._lend()
             at = self._streams[row, _EXPECTED] = self._free.pop()
-        self._expected[at, side, :PASSED] = what
+        self._expected[at, :, :PASSED] = both
 
     def restart(self, stream: int) -> None:
         """Nobody follows it any more: how it opened says nothing of what it may still bring, which all is seen."""

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import mmap
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from dissector.compiled import OctetBuffer, Octets, Table, Tables, compiled, copy_octets, kernel, lend
+from dissector.compiled import Numbers, OctetBuffer, Octets, Table, Tables, compiled, copy_octets, kernel, lend
 from dissector.container import PACKET_MAX
 from dissector.expected import NOT_KNOWN, SILENT
 from dissector.headers import ACK, ACKNOWLEDGEMENT, CAPTURED, FIN, FLAGS, LENGTH, POSITION, RST, SEQUENCE, SIDE, SYN
 from dissector.octets import IN_MEMORY, NO_OCTETS, Block, Passing, where
 from dissector.pread import read_at
-from dissector.segments import COLUMNS, SEGMENT_FRAME, SEGMENT_TIME, UNSEEN, UNSEEN_OTHER
+from dissector.segments import COLUMNS, SEGMENT_FRAME, SEGMENT_TIME, TURN, UNSEEN, UNSEEN_OTHER
+from dissector.table import zeros
 
 GRACE = 3_000_000_000
 """ns for which a hole that an ACK covers may still be filled: captures on several queues show an
@@ -134,10 +136,35 @@ class Run:
 NO_RUN = Run(np.zeros((0, RANGE_COLUMNS), np.int64), NO_ACKS, NO_OCTETS, NO_OCTETS)
 
 
-class Stream:
-    """One TCP connection being put in order."""
+class Desk:
+    """Room for what a `feed` works on, which streams use one after another: to take it anew, and to find out where it
+    is, takes as long as a feed of few segments."""
 
     def __init__(self) -> None:
+        self._have(1 << 8, 1 << 7)
+
+    def _have(self, ranges: int, segments: int) -> None:
+        self.held, self.out = (zeros((2, count * ranges, RANGE_COLUMNS), np.int64) for count in (1, 2))
+        self.acks, self.turns = zeros((2, segments, 3), np.int64), zeros((segments,), np.int64)
+        self._lent = [lend(table, Tables) for table in (self.held, self.acks, self.out)] + [lend(self.turns, Numbers)]
+
+    def clear(self, ranges: int, segments: int) -> None:
+        """Have room for so many ranges that wait, twice as many that are handed on; and for what so many segments
+        say."""
+        if ranges > self.held.shape[1] or segments > len(self.turns):
+            self._have(max(2 * ranges, self.held.shape[1]), max(2 * segments, len(self.turns)))
+
+    def assemble(self, rows: np.ndarray, state: Any, final: bool, limit: int, now: int) -> tuple[int, int, int, int]:
+        """Do `_assemble` here."""
+        held, acks, out, turns = self._lent
+        return _assemble(rows, state, held, acks, out, turns, final, limit, now)
+
+
+class Stream:
+    """One TCP connection being put in order.  `desk`: one that it shares with others."""
+
+    def __init__(self, desk: Desk | None = None) -> None:
+        self._desk = desk or Desk()
         self.limit = HELD_OCTETS
         """Octets that may wait behind a hole."""
         self._state = np.zeros((2, 1 + _LACKING), np.int64)
@@ -146,6 +173,8 @@ class Stream:
         self._lent_state = lend(self._state, Table)
         self._held, self._acks = _NO_HELD, _NO_HELD_ACKS
         self._kept = [NO_OCTETS, NO_OCTETS]
+        self.turns: list[int] = []
+        """Frames of the latest segments in which a side spoke behind the other."""
         self.syn = [False, False]
         self.reset = False
 
@@ -194,7 +223,7 @@ class Stream:
     @property
     def waits(self) -> bool:
         """Whether octets wait, or are known to be missing."""
-        return bool(self._state[:, _HELD].any() or self._state[:, _ACKS].any())
+        return self._held is not _NO_HELD or self._acks is not _NO_HELD_ACKS
 
     def start(self, side: int) -> tuple[Run, Run]:
         """The octets held at the start of a stream without SYN are its start: wait no longer."""
@@ -246,29 +275,29 @@ class Stream:
     @property
     def held_octets(self) -> int:
         """Octets that wait, of both directions."""
-        return sum(len(kept) for kept in self._kept)
+        return len(self._kept[0]) + len(self._kept[1])
 
     def _advance(self, rows: np.ndarray, data: Block, final: bool, now: int = 0,
                  unseen: tuple[int, int] = (0, 0)) -> tuple[Run, Run]:
         waiting, waiting_acks = self._held.shape[1], self._acks.shape[1]
         # A segment fills gaps between held ranges, and leaves at most one gap more than it found.
-        room = 2 * waiting + 3 * len(rows) + 8
-        held = np.empty((2, room, RANGE_COLUMNS), np.int64)
-        acks = np.empty((2, waiting_acks + len(rows) + 1, 3), np.int64)
-        out = np.empty((2, 2 * room, RANGE_COLUMNS), np.int64)
+        desk = self._desk
+        desk.clear(2 * waiting + 3 * len(rows) + 8, waiting_acks + len(rows) + 1)
+        held, acks, out = desk.held, desk.acks, desk.out
         if waiting:
             held[:, :waiting] = self._held
         if waiting_acks:
             acks[:, :waiting_acks] = self._acks
-        syn, other_syn, reset = _assemble(rows, self._lent_state, held, acks, out, final, self.limit, now)
+        syn, other_syn, reset, turned = desk.assemble(rows, self._lent_state, final, self.limit, now)
+        self.turns = desk.turns[:turned].tolist()
         self.syn = [self.syn[0] or bool(syn), self.syn[1] or bool(other_syn)]
         self.reset |= bool(reset)
         for side in (0, 1):
             if unseen[side]:
                 self.skip(side, unseen[side])
         states = self._state.tolist()
-        # Rows of their own: some are kept for longer than the room that `out` has.
-        one, other = (Run(out[side, :state[_OUT]].copy(), acks[side, :state[_ACKS]], data, self._kept[side],
+        # Rows of their own: other streams use the room.
+        one, other = (Run(out[side, :state[_OUT]].copy(), acks[side, :state[_ACKS]].copy(), data, self._kept[side],
                           not state[_LACKING], not state[_LATE])
                       for side, state in enumerate(states))
         self._retain(states, held, data)
@@ -277,7 +306,9 @@ class Stream:
 
     def _retain(self, states: list[list[int]], held: np.ndarray, data: Block) -> None:
         """Copy what must outlive the block of the octets that wait."""
-        most = max(state[_HELD] for state in states)
+        most = max(states[0][_HELD], states[1][_HELD])
+        if not most and self._held is _NO_HELD:  # as nearly always
+            return
         self._held = held[:, :most].copy() if most else _NO_HELD
         self._kept = [_kept(self._held[side, :state[_HELD]], data, self._kept[side]) if state[_HELD] else NO_OCTETS
                       for side, state in enumerate(states)]
@@ -304,11 +335,12 @@ class Stream:
 
 
 @kernel
-def _assemble(rows: Table, state: Table, held: Tables, acks: Tables, out: Tables, final: bool, limit: int,
-              now: int) -> tuple[int, int, int]:
+def _assemble(rows: Table, state: Table, held: Tables, acks: Tables, out: Tables, turns: Numbers, final: bool,
+              limit: int, now: int) -> tuple[int, int, int, int]:
     """Run the segments of one connection through both directions' states, in capture order; `now`: the time
-    that it is behind the last one, 0: what that one says.  Whether the one side's SYN, the other's, a RST came."""
-    syn, other_syn, reset = 0, 0, 0
+    that it is behind the last one, 0: what that one says.  Whether the one side's SYN, the other's, a RST came; how
+    often a side spoke behind the other."""
+    syn, other_syn, reset, turned = 0, 0, 0, 0
     for s in range(2):
         state[s, _OUT], state[s, _LACKING], state[s, _LATE] = 0, 0, 0
         _drain(state[s], held[s], out[s])
@@ -322,6 +354,9 @@ def _assemble(rows: Table, state: Table, held: Tables, acks: Tables, out: Tables
             _skip(mine, row[UNSEEN])
             _skip(theirs, row[UNSEEN_OTHER])
         reset |= flags & RST
+        if flags & TURN:
+            turns[turned] = frame
+            turned += 1
         if flags & SYN:
             syn |= side == 0
             other_syn |= side == 1
@@ -365,7 +400,7 @@ def _assemble(rows: Table, state: Table, held: Tables, acks: Tables, out: Tables
         for s in range(2):
             _give_up(state[s], held[s], acks[s], out[s], 0, True, limit)
             _end_in_hole(state[s], acks[s], out[s])
-    return syn, other_syn, reset
+    return syn, other_syn, reset, turned
 
 
 @compiled

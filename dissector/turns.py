@@ -3,11 +3,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from dissector.headers import FLAGS
-from dissector.segments import SEGMENT_FRAME, TURN
-
 _KEPT = 1 << 13
 """Turns that are remembered: those of the octets that wait behind a hole, and far more."""
 
@@ -30,11 +25,8 @@ class Turns:
         """Whether the side that spoke first has spoken again, behind the other, up to this frame."""
         return len(self._earliest) > 2 and self._earliest[2] <= frame
 
-    def note(self, rows: np.ndarray) -> None:
-        """Take segments of the connection (rows of `dissector.segments.Segments`), in capture order."""
-        frames = rows[(rows[:, FLAGS] & TURN).nonzero()[0], SEGMENT_FRAME].tolist()
-        if not frames:
-            return
+    def note(self, frames: list[int]) -> None:
+        """Take the next ones."""
         self._earliest += frames[:3 - len(self._earliest)]
         self._frames |= dict.fromkeys(frames)
         if len(self._frames) > 2 * _KEPT:
