@@ -19,6 +19,7 @@ from dissector.compiled import Flags, Numbers, OctetBuffer, Octets, Table, WordT
 from dissector.fields import BIG_ENDIAN, HEADER_SIZE, LITTLE_ENDIAN
 from dissector.headers import _be
 from dissector.octets import IN_MEMORY, Passing, fetch, where
+from dissector.prefetch import prefetch
 from dissector.protocol import (
     ARRAY,
     BODY_LENGTH_MAX,
@@ -134,6 +135,8 @@ _PAIRS = np.frombuffer(b"".join(_pair(magic) for magic, _ in _HEADERS), np.uint8
 _AT_ONCE, _FEW = 256, 32
 """Places that are looked at together, since in loops that have no way out a processor takes 32 octets in each step;
 and how many are looked at one by one behind one that may be it, since others are near."""
+_SOON = 2048
+"""Octets of the next range that are fetched meanwhile: those of many connections stand far apart."""
 _ENOUGH = 1 << 20
 """Octets that are looked through although something was found in them: mostly it tells the place, and spares the
 rest."""
@@ -185,6 +188,8 @@ def _scan(rows: Table, starts: Numbers, data: Octets, file: int, origin: int, ke
         if rows[r, HOLE]:
             given = 0
         source, at = (data, place) if place >= 0 else (kept, ~place)
+        if r + 1 < len(rows) and file == IN_MEMORY and rows[r + 1, PLACE] >= 0:
+            prefetch(data, rows[r + 1, PLACE], min(rows[r + 1, GIVEN], _SOON))
         i = max(begin - offset, 0)
         if i < given and place >= 0:
             window = read_near(file, origin, rows, r, room, window)
