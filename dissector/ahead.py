@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from dissector.decompressed import decompress
 from dissector.helper import Helper, Work, begin, begun, is_worthwhile
+from dissector.idle import Idle
 from dissector.source import STDIN, Source, is_compressed, reopened
 from dissector.spans import NO_MORE, OWN_SLOTS, SLOTS, Filled, Own, read_spans
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from dissector.packets import Packets, Slot
 
 _SHORT = "octets could not be read when they were needed: did it become shorter meanwhile, or does the disk fail?"
+
+_IDLE = 0.04
+"""Share of its time that this process must have waited, or read, for reading here to be worthwhile: it takes longer
+than there, and records wait for it."""
 
 
 def blocks(names: Iterable[str | os.PathLike[str] | Source],
@@ -123,11 +128,13 @@ class Ahead:
         from dissector.container import HEAD
         from dissector.reader import SPAN
 
-        place, own = HEAD, Own(found.name, file, self._own_slots)
+        place, own, idle = HEAD, Own(found.name, file, self._own_slots), Idle()
         while True:
             message = None
-            if own.span < 0 and (self._job or self._helper.waits) and (span := self._take(number)) >= 0:
-                own.read(span)
+            if own.span < 0 and (self._job or (self._helper.waits and idle.share > _IDLE)) \
+                    and (span := self._take(number)) >= 0:
+                with idle:
+                    own.read(span)
             if own.span == place // SPAN:
                 if own.begin != place:
                     break
@@ -135,7 +142,8 @@ class Ahead:
                     yield self._packets(filled, self._own_slots, file)
                     place = filled.end
                 continue
-            message = self._helper.next()
+            with idle:
+                message = self._helper.next()
             if not isinstance(message, Filled) or message.start != place:
                 break
             yield self._packets(message, self._slots, file)

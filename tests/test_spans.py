@@ -20,6 +20,7 @@ from dissector.blocks import Block, File, read_blocks
 from dissector.container import Container
 from dissector.headers import POSITION, WHY
 from dissector.helper import Helper, Room
+from dissector.idle import Idle
 from dissector.jobs import Jobs
 from dissector.octets import Passing
 from dissector.packets import Packets
@@ -73,6 +74,7 @@ def who(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "this one":
         monkeypatch.setattr("dissector.spans.SLOTS", 1)  # the other one cannot have read all before
     monkeypatch.setattr(Helper, "waits", property(lambda _: WHO[request.param](rng)))
+    monkeypatch.setattr(Idle, "share", 1.0)
     return str(request.param)
 
 
@@ -230,6 +232,26 @@ def test_more_jobs_than_there_is_room_for(who: str, own: list[int], monkeypatch:
     path = capture(tmp_path)
     assert path.stat().st_size > 200 * 4096 / 16
     the_same(path)
+
+
+def test_who_has_much_to_do_does_not_read(own: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """However often it would wait for a moment."""
+    monkeypatch.setattr(Helper, "waits", True)
+    monkeypatch.setattr(Idle, "share", 0.01)
+    the_same(capture(tmp_path))
+    assert not own
+
+
+def test_time_in_which_there_is_nothing_to_do() -> None:
+    idle = Idle()
+    time.sleep(0.05)
+    assert idle.share == 0
+    with idle:
+        time.sleep(0.1)
+    assert 0.2 < idle.share < 1
+    before = idle.share
+    time.sleep(0.05)
+    assert 0 < idle.share < before
 
 
 def _says_two_things(room: Room, names: Sequence[str]) -> None:
