@@ -121,6 +121,7 @@ class Ahead:
         """End the process, if it has not ended."""
         self._helper.close()
         self._slots.clear()  # they are of its memory
+        self._own_slots.clear()
 
     def _spans(self, number: int, found: File, file: InFile) -> Generator[Packets, None, int]:
         """The packets of a file whose spans two processes read, as far as each begins where the one in front of it
@@ -129,9 +130,11 @@ class Ahead:
         from dissector.reader import SPAN
 
         place, own, idle = HEAD, Own(found.name, file, self._own_slots), Idle()
+        if self._on_progress:
+            self._on_progress(HEAD)
         while True:
             message = None
-            if own.span < 0 and (self._job or (self._helper.waits and idle.share > _IDLE)) \
+            if own.span < place // SPAN and (self._job or (self._helper.waits and idle.share > _IDLE)) \
                     and (span := self._take(number)) >= 0:
                 with idle:
                     own.read(span)

@@ -353,19 +353,26 @@ class Connection:
     def _seek(self, runs: list[Run]) -> int | None:
         """Look through the sides whose start was not seen; which side is the primary, once that is
         proven."""
-        proven = None
+        proven, frame = None, _NEVER
+        rests: list[tuple[int, Seeker, Run]] = []
         for side, seeker in enumerate(self._seekers):
             if seeker is None:
                 continue
             self._note_holes(runs[side], side)
-            for run in runs[side].cut(WATCHED_OCTETS - seeker.fruitless):
-                trial = seeker.feed(run, self._turns)
-                if trial:
-                    proven = side if trial.landmark.direction == FORWARD else 1 - side
-                elif self._is_hopeless(int(run.rows[:, FRAME].max(initial=0))):
-                    break
-            self._keep_acks(_joined(self._acks[side], runs[side].acks), side, seeker.earliest_begin)
-            runs[side] = NO_RUN
+            front, *rest = runs[side].cut(WATCHED_OCTETS - seeker.fruitless)
+            if trial := seeker.feed(front, self._turns):
+                proven = side if trial.landmark.direction == FORWARD else 1 - side
+            if rest:
+                rests.append((side, seeker, rest[0]))
+                frame = min(frame, int(front.rows[:, FRAME].max()))
+        # Nobody wants the rest if nothing is to be expected behind what was looked through of both.
+        for side, seeker, run in rests if proven is not None or not self._is_hopeless(frame) else ():
+            if trial := seeker.feed(run, self._turns):
+                proven = side if trial.landmark.direction == FORWARD else 1 - side
+        for side, sought in enumerate(self._seekers):
+            if sought:
+                self._keep_acks(_joined(self._acks[side], runs[side].acks), side, sought.earliest_begin)
+                runs[side] = NO_RUN
         return self._partners() if proven is None else proven
 
     def _partners(self) -> int | None:

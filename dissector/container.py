@@ -92,11 +92,15 @@ def _hop_pcap(data, at, end, stop, shift, big, interfaces, out, ends, headers, n
 
 @kernel
 def _find(big: bool, fractions: int, data: Octets, at: int, end: int) -> int:
-    """The first index from which packets of a pcap follow each other to the end of these octets; -1: there is none.
-    A second has so many `fractions`."""
+    """The first index from which packets of a pcap follow each other to the end of these octets; -1: there is none,
+    or too much looks like one.  A second has so many `fractions`."""
+    steps = end - at
     for start in range(at, end - 16):
         p = start
         while p + 16 <= end:
+            steps -= 1
+            if steps < 0:
+                return -1
             captured, wire = _u32(data, p + 8, big), _u32(data, p + 12, big)
             if not 0 < captured <= min(wire, FRAME_MAX) or wire > PACKET_MAX or _u32(data, p + 4, big) >= fractions:
                 break

@@ -21,4 +21,4 @@ class Idle:
     @property
     def share(self) -> float:
         """Of the time since this was made."""
-        return self._seconds / (time.perf_counter() - self._begin)
+        return self._seconds / max(time.perf_counter() - self._begin, 1e-9)

@@ -2,7 +2,8 @@
 """Spans of a file: two processes read them, each the next one that nobody has begun.
 
 Neither knows where the span in front of its own ends: where a packet begins, those behind it tell.  That is a guess,
-which holds if the span in front ends there, as who takes the packets finds out.
+which holds if the span in front ends there, as who takes the packets finds out.  If it does not hold, or if nothing
+tells, one process reads the rest of the file.
 """
 
 from __future__ import annotations
@@ -125,6 +126,8 @@ class Own:
         from dissector.reader import SPAN
 
         self.span, self.begin = span, -1
+        while self._filled:
+            self._free.append(self._filled.popleft().slot)
         if self._reader.go(span * SPAN):
             self.begin = self._reader.position
             self._blocks = self._reader.upto((span + 1) * SPAN)

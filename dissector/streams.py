@@ -296,7 +296,7 @@ class Stream:
             if unseen[side]:
                 self.skip(side, unseen[side])
         states = self._state.tolist()
-        # Rows of their own: other streams use the room.
+        # Rows of their own: other streams use the desk, and a framer keeps those of its last run.
         one, other = (Run(out[side, :state[_OUT]].copy(), acks[side, :state[_ACKS]].copy(), data, self._kept[side],
                           not state[_LACKING], not state[_LATE])
                       for side, state in enumerate(states))

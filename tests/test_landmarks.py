@@ -371,6 +371,22 @@ def test_so_much_of_a_connection_is_looked_through(portions: str, watched: int, 
     assert bool(read(files.write(tmp_path / "x.pcap", wire)).records) == found
 
 
+@pytest.mark.parametrize("portions", ["small", "one"])
+def test_what_the_other_side_says_is_looked_at_first(portions: str, tmp_path: Path, request: pytest.FixtureRequest,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    """One side is looked through for long enough; the other one gives hope meanwhile."""
+    if portions == "small":
+        request.getfixturevalue("small_portions")
+    watch(monkeypatch, 1 << 17, 1 << 18)
+    colo = list(stream.colo(6, GUEST))
+    begins = [i for i, m in enumerate(colo) if m.control_id is not None and m.direction == "forward"]
+    answers = [m for m in colo[begins[0]:begins[1]] if m.direction == "back"]
+    talk = [chance(1000), *answers, replace(chance(2000), delay=4_000_000_000), chance((1 << 17) - 2900), *answers,
+            chance(20_000)]
+    result = read(files.write(tmp_path / "x.pcap", Wire([*talk, *colo[begins[1]:]], handshake=False)))
+    assert len([r for r in result.records if r.direction == "forward"]) > 20
+
+
 @pytest.mark.parametrize(("watched", "longer", "found"), [(1 << 11, 1 << 17, True), (1 << 17, 1 << 11, False)])
 @pytest.mark.usefixtures("small_portions")
 def test_what_a_capture_lacks_is_not_looked_through(watched: int, longer: int, found: bool, tmp_path: Path,

@@ -319,3 +319,21 @@ def test_what_is_not_known_is_not_named(tmp_path: Path) -> None:
         cut = next(i for i, m in enumerate(messages) if m.structure.name in ("CHECKPOINT_END", "END"))
         result = read(files.write(tmp_path / "x.pcap", Wire(messages[:cut])))
         assert result.connection.kind == ""
+
+
+def test_connections_of_which_octets_wait_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None sees what waits of another: each has the records that it has alone."""
+    wires = [lose(Wire(stream.colo(2), ports=(5, i), start=10 ** 18 + i, isn=(7 * i, 9)), np.random.default_rng(i),
+                  0.1, again=i % 2 == 0, behind=40) for i in range(4)]
+
+    def listed(result: Read) -> list[list[tuple[object, ...]]]:
+        found: dict[int, list[tuple[object, ...]]] = {}
+        for r in result.records:
+            found.setdefault(r.connection, []).append((r.direction, r.stream_offset, r.full_name, r.length, r.octets,
+                                                       r.status, r.delivered_ns, r.acked_ns))
+        return [sorted(rows, key=lambda row: row[:2]) for rows in found.values()]  # type: ignore[arg-type, return-value]
+
+    alone = [listed(read(files.write(tmp_path / f"{i}.pcap", wire)))[0] for i, wire in enumerate(wires)]
+    (path := tmp_path / "all.pcap").write_bytes(files.pcap(files.merged(wires)))
+    monkeypatch.setattr("dissector.packets.ROWS", 24)
+    assert sorted(listed(read(path))) == sorted(alone)  # type: ignore[type-var]
