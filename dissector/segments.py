@@ -203,8 +203,9 @@ class Streams:
             numbers, about = self._numbers[part], self._streams[part]
             known = (about[:, _FOREIGN] != 0) & (about[:, _IGNORED] != 0)
             octets = self._sniffed[part].reshape(-1, 2 * _SNIFFED)
-            words = octets.view(np.uint64)
-            again = np.append(False, known[:-1] & (words[1:] == words[:-1]).all(axis=1))  # to sort them takes longer
+            again = np.append(False, known[:-1])  # as the one in front of them: to sort all takes longer
+            for words in octets.view(np.uint64).T:
+                again[1:] &= words[1:] == words[:-1]
             rows = np.flatnonzero(known & ~again)
             values, at = np.unique(octets[rows].view(f"V{2 * _SNIFFED}"), return_index=True)
             first = dict(zip(values.tolist(), numbers[rows[at]].tolist(), strict=True)) | first
