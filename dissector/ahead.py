@@ -13,7 +13,7 @@ from dissector.decompressed import decompress
 from dissector.helper import Helper, Work, begin, begun, is_worthwhile
 from dissector.idle import Idle
 from dissector.source import STDIN, Source, is_compressed, reopened
-from dissector.spans import NO_MORE, OWN_SLOTS, SLOTS, Filled, Own, read_spans
+from dissector.spans import NO_MORE, SLOTS, Filled, Own, read_spans
 
 if TYPE_CHECKING:
     from dissector.blocks import Block, File
@@ -83,7 +83,6 @@ class Ahead:
             found = Helper(read_spans, names)
         self._helper = found
         self._slots: list[Slot] = []
-        self._own_slots: list[Slot] = []
         self._job: tuple[int, int] | None = None
         """One that was taken, of a later file."""
         self._container: Container | None = None
@@ -95,7 +94,7 @@ class Ahead:
         from dissector.packets import Slot
 
         self._slots += [Slot(memory) for memory in self._helper.slots(SLOTS, Slot.size())]
-        self._own_slots += [Slot() for _ in range(OWN_SLOTS)]
+        own_slot = Slot()
         try:
             for number in range(len(self._names)):
                 opened, file = self._helper.next(), InFile(self._helper.next_file())
@@ -103,11 +102,11 @@ class Ahead:
                     self._container, opened.file.first = None, self._next
                     yield opened.file
                     if opened.in_spans:
-                        place = yield from self._spans(number, opened.file, file)
+                        place = yield from self._spans(number, opened.file, file, own_slot)
                         end = yield from self._rest(opened.file, file, place)
                     else:
                         while isinstance(end := self._helper.next(), Filled):
-                            yield self._packets(end, self._slots, file)
+                            yield self._packets(end, self._slots[end.slot], file)
                             self._helper.give_back(end.slot)
                     if file.is_short:
                         end.fault = end.fault or _SHORT
@@ -121,15 +120,14 @@ class Ahead:
         """End the process, if it has not ended."""
         self._helper.close()
         self._slots.clear()  # they are of its memory
-        self._own_slots.clear()
 
-    def _spans(self, number: int, found: File, file: InFile) -> Generator[Packets, None, int]:
+    def _spans(self, number: int, found: File, file: InFile, slot: Slot) -> Generator[Packets, None, int]:
         """The packets of a file whose spans two processes read, as far as each begins where the one in front of it
         ends; the octet behind them."""
         from dissector.container import HEAD
         from dissector.reader import SPAN
 
-        place, own, idle = HEAD, Own(found.name, file, self._own_slots), Idle()
+        place, own, idle = HEAD, Own(found.name, file, slot), Idle()
         if self._on_progress:
             self._on_progress(HEAD)
         while True:
@@ -142,14 +140,14 @@ class Ahead:
                 if own.begin != place:
                     break
                 for filled in own:
-                    yield self._packets(filled, self._own_slots, file)
+                    yield self._packets(filled, slot, file)
                     place = filled.end
                 continue
             with idle:
                 message = self._helper.next()
             if not isinstance(message, Filled) or message.start != place:
                 break
-            yield self._packets(message, self._slots, file)
+            yield self._packets(message, self._slots[message.slot], file)
             self._helper.give_back(message.slot)
             place = message.end
         while self._take(number) >= 0:  # nobody wants more of them
@@ -172,13 +170,13 @@ class Ahead:
                 break
         return -1
 
-    def _packets(self, filled: Filled, slots: list[Slot], file: InFile) -> Packets:
-        slot, count, start, end, origin, change = filled
+    def _packets(self, filled: Filled, slot: Slot, file: InFile) -> Packets:
+        _, count, start, end, origin, change = filled
         self._container = change or self._container
         if self._on_progress:
             self._on_progress(end - start)
         first, self._next = self._next, self._next + count
-        return slots[slot].packets(count, file, first, start, self._container, origin)
+        return slot.packets(count, file, first, start, self._container, origin)
 
     def _rest(self, found: File, file: InFile, place: int) -> Generator[Packets, None, Container]:
         """What else stands from this octet of a pcap on, mostly nothing, read here; how the container ended."""

@@ -9,6 +9,7 @@ tells, one process reads the rest of the file.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -23,9 +24,9 @@ if TYPE_CHECKING:  # the process starts in front of all that these need
     from dissector.packets import Packets, Slot
     from dissector.reader import Reader
 
-SLOTS, OWN_SLOTS = 8, 3
-"""Of the process that only reads, and of this one.  Records come in bursts: reading goes on meanwhile.  All are
-filled until this process has started, so that peaks of memory do not depend on how long it takes."""
+SLOTS = 8
+"""Of the process that only reads.  Records come in bursts: reading goes on meanwhile.  All are filled until this
+process has started, so that peaks of memory do not depend on how long it takes."""
 NO_MORE = "no more"
 """What the process says when all spans of a file have been begun."""
 
@@ -99,25 +100,21 @@ def read_spans(room: Room, names: Sequence[str]) -> None:
 
 
 class Own:
-    """What this process reads of a file: a span at a time, as far as it has slots for, the rest as those are taken.
+    """What this process reads of a file: of a span the first packets at once, the others as those are taken.
 
     `span`: which one, -1: none; `begin`: where its first packet begins, -1: that is not to be found out."""
 
-    def __init__(self, name: str, file: InFile, slots: Sequence[Slot]) -> None:
-        self._name, self._file, self._slots = name, file, slots
-        self._free, self._filled = deque(range(len(slots))), deque[Filled]()
+    def __init__(self, name: str, file: InFile, slot: Slot) -> None:
+        self._name, self._file, self._slot = name, file, slot
         self._blocks: Iterator[Packets] = iter(())
+        self._filled: Filled | None = None
         self.span = self.begin = -1
 
     @functools.cached_property
     def _reader(self) -> Reader:
         from dissector.reader import Reader
 
-        def free() -> Iterator[Slot]:
-            while True:
-                yield self._slots[self._free[0]]
-
-        reader = Reader(reopened(self._name, self._file.number), slots=free(), passing=True)
+        reader = Reader(reopened(self._name, self._file.number), slots=itertools.repeat(self._slot), passing=True)
         reader.open()
         return reader
 
@@ -126,25 +123,20 @@ class Own:
         from dissector.reader import SPAN
 
         self.span, self.begin = span, -1
-        while self._filled:
-            self._free.append(self._filled.popleft().slot)
         if self._reader.go(span * SPAN):
             self.begin = self._reader.position
             self._blocks = self._reader.upto((span + 1) * SPAN)
-            while self._free and self._fill():
-                pass
+            self._fill()
 
-    def _fill(self) -> bool:
-        """Fill a slot, if more packets are in the span."""
-        block = next(self._blocks, None)
-        if block:
-            self._filled.append(Filled(self._free.popleft(), len(block), block.start, self._reader.position,
-                                       block.origin, block.container))
-        return block is not None
+    def _fill(self) -> None:
+        """Fill the slot, if more packets are in the span."""
+        self._filled = None
+        for block in itertools.islice(self._blocks, 1):
+            self._filled = Filled(0, len(block), block.start, self._reader.position, block.origin, block.container)
 
     def __iter__(self) -> Iterator[Filled]:
-        """What it has filled; then it has none."""
-        while self._filled or self._fill():
-            yield self._filled[0]
-            self._free.appendleft(self._filled.popleft().slot)  # it is still in the processor's cache
+        """What it fills the slot with; then it has none."""
+        while self._filled:
+            yield self._filled
+            self._fill()
         self.span = -1
