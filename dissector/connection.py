@@ -40,7 +40,7 @@ from dissector.protocol import (
 )
 from dissector.proxy import Conversation, Message
 from dissector.record import Record
-from dissector.seeker import Seeker
+from dissector.seeker import Seeker, Trial
 from dissector.streams import (
     ACKS_MAX,
     COVERS,
@@ -361,14 +361,14 @@ class Connection:
             self._note_holes(runs[side], side)
             front, *rest = runs[side].cut(WATCHED_OCTETS - seeker.fruitless)
             if trial := seeker.feed(front, self._turns):
-                proven = side if trial.landmark.direction == FORWARD else 1 - side
+                proven = _primary(side, trial)
             if rest:
                 rests.append((side, seeker, rest[0]))
                 frame = min(frame, int(front.rows[:, FRAME].max()))
         # Nobody wants the rest if nothing is to be expected behind what was looked through of both.
         for side, seeker, run in rests if proven is not None or not self._is_hopeless(frame) else ():
             if trial := seeker.feed(run, self._turns):
-                proven = side if trial.landmark.direction == FORWARD else 1 - side
+                proven = _primary(side, trial)
         for side, sought in enumerate(self._seekers):
             if sought:
                 self._keep_acks(_joined(self._acks[side], runs[side].acks), side, sought.earliest_begin)
@@ -408,7 +408,7 @@ class Connection:
             return
         side, first = trials[0]
         self.role = OURS
-        self.primary_side = side if first.landmark.direction == FORWARD else 1 - side
+        self.primary_side = _primary(side, first)
         self._directions = [Direction(self.direction(side)) for side in (0, 1)]
         for side, trial in trials:
             for record in trial.quiet:
@@ -492,7 +492,7 @@ class Connection:
                 else:
                     waiting.append(record)
             left = waiting
-        surplus = _surplus(left) if left else 0
+        surplus = _surplus(left)
         self._unacked_lost[side] += surplus
         self._unacked[side] = left[surplus:]
         self._keep_acks(acks, side, self._earliest_unacked(side))
@@ -533,6 +533,11 @@ class Connection:
                 self.syncs.append(sync)
         self.findings += self._tracker.findings
         self._tracker.findings = []
+
+
+def _primary(side: int, trial: Trial) -> int:
+    """Which side is the primary, if what this one sends is what a trial says."""
+    return side if trial.landmark.direction == FORWARD else 1 - side
 
 
 def _joined(acks: np.ndarray, more: np.ndarray) -> np.ndarray:
